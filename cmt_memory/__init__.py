@@ -1,0 +1,68 @@
+"""Documents compressed once into key/value memories that a frozen language model answers from."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmt_memory.documents import Answer, Document, MemoryHit
+    from cmt_memory.errors import (
+        CMTError,
+        FingerprintMismatchError,
+        InvalidInputError,
+        StoreClosedError,
+        StoreCorruptError,
+        StoreLockedError,
+        UnsupportedModelError,
+    )
+    from cmt_memory.generation import CMTGenerator
+    from cmt_memory.model import CMTModel
+    from cmt_memory.store import CMTMemoryStore
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Answer": "cmt_memory.documents",
+    "Document": "cmt_memory.documents",
+    "MemoryHit": "cmt_memory.documents",
+    "CMTGenerator": "cmt_memory.generation",
+    "CMTModel": "cmt_memory.model",
+    "CMTMemoryStore": "cmt_memory.store",
+    "CMTError": "cmt_memory.errors",
+    "FingerprintMismatchError": "cmt_memory.errors",
+    "InvalidInputError": "cmt_memory.errors",
+    "StoreClosedError": "cmt_memory.errors",
+    "StoreCorruptError": "cmt_memory.errors",
+    "StoreLockedError": "cmt_memory.errors",
+    "UnsupportedModelError": "cmt_memory.errors",
+}
+__all__ = [  # noqa: RUF022 - by role, most used first
+    "CMTMemoryStore",
+    "CMTModel",
+    "CMTGenerator",
+    "Document",
+    "MemoryHit",
+    "Answer",
+    "CMTError",
+    "InvalidInputError",
+    "UnsupportedModelError",
+    "FingerprintMismatchError",
+    "StoreLockedError",
+    "StoreClosedError",
+    "StoreCorruptError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562), so that importing the package stays cheap."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_EXPORTS))
