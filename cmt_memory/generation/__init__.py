@@ -1,0 +1,5 @@
+"""Generation: the LM wrapper that completes, streams, batches and chats with memories as prefix."""
+
+from cmt_memory.generation.generator import CMTGenerator, Completion, MemorySource
+
+__all__ = ["CMTGenerator", "Completion", "MemorySource"]

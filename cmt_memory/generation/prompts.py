@@ -1,0 +1,89 @@
+"""Token ids of prompts: the same segments in every mode, tokenised apart and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.prompt import encode, encode_document, render_chat, split_at_user
+
+_SENTINEL = "cmtfirstuserwords"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt without its documents, which stand between head and question.
+
+    Attributes:
+        head_ids: what comes first; see `PromptFormat`.
+        question_ids: the question and the tail after it, at least one token.
+        stop: strings that end the answer.
+    """
+
+    head_ids: tuple[int, ...]
+    question_ids: tuple[int, ...]
+    stop: tuple[str, ...]
+
+    def with_documents(self, lm: FrozenLM, texts: Sequence[str]) -> list[int]:
+        """The prompt as plain text would give it: head, documents joined by a blank line, question, tail."""
+        ids = list(self.head_ids)
+        for text in texts:
+            ids += encode_document(lm.tokenizer, text)
+        return ids + list(self.question_ids)
+
+
+def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, template: bool = True) -> Prompt:
+    """A prompt that asks one question; with `template=False` the words stand alone, to be continued."""
+    if not isinstance(question, str) or not question.strip():
+        raise InvalidInputError(f"The question must be a non-empty string, not {question!r}.")
+    form = lm.prompt
+    before, tail, default_stop = (form.before, form.tail, form.stop) if template else ("", "", ())
+    ids = encode(lm.tokenizer, before + question) + encode(lm.tokenizer, tail)
+    return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop))
+
+
+def chat_prompt(
+    lm: FrozenLM,
+    messages: Sequence[dict[str, Any]],
+    stop: Sequence[str] | None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+    tools: list[Any] | None = None,
+) -> Prompt:
+    """A conversation by the tokenizer's template; documents go in front of the first user message.
+
+    Raises:
+        InvalidInputError: no user message, a message without text, or a tokenizer without a chat template
+            and more than one message.
+    """
+    turns = [dict(message) for message in messages]
+    for turn in turns:
+        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str | None):
+            raise InvalidInputError(f'A message is {{"role": …, "content": …}} with text in both, not {turn!r}.')
+    first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
+    if first is None or not (turns[first].get("content") or "").strip():
+        raise InvalidInputError("A conversation needs a user message with text.")
+    words = turns[first]["content"]
+    if not lm.tokenizer.chat_template:
+        if len(turns) > 1:
+            raise InvalidInputError(
+                f"{type(lm.tokenizer).__name__} has no chat template, so a conversation of {len(turns)} messages "
+                "cannot be rendered; pass a single user message, or set tokenizer.chat_template."
+            )
+        return question_prompt(lm, words, stop)
+    turns[first]["content"] = _SENTINEL
+    head, after = split_at_user(render_chat(lm.tokenizer, turns, chat_template_kwargs, tools), _SENTINEL)
+    head_ids = lm.prompt.head_ids if len(turns) == 1 and not tools else tuple(encode(lm.tokenizer, head))
+    ids = encode(lm.tokenizer, words) + encode(lm.tokenizer, after)
+    return Prompt(head_ids or lm.prompt.head_ids, tuple(ids), _stops(lm.prompt.stop, stop))
+
+
+def _stops(default: Sequence[str], given: Sequence[str] | str | None) -> tuple[str, ...]:
+    if given is None:
+        return tuple(default)
+    stops = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise InvalidInputError(f"stop must be non-empty strings, not {given!r}.")
+    return stops

@@ -1,0 +1,125 @@
+"""`latent=<d>`: a PCA over all layers' keys and values at once, fitted in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from cmt_memory.model.lm import FrozenLM
+
+FIT_TOKENS = 8192
+_FIT_BYTES = 1 << 30
+_OVERSAMPLING = 16
+_POWER_ITERATIONS = 2
+
+
+class Projection(nn.Module):
+    """Full slots `[.., width]` to latent ones `[.., d]` and back: `latent = (x − mean) Vᵀ / scale`.
+
+    `scale` is each direction's standard deviation, so that latent numbers are of one size and survive int8.
+
+    Args:
+        mean: `[width]`.
+        encoder: `[d, width]`, V with each row divided by its scale.
+        decoder: `[d, width]`, V with each row multiplied by its scale.
+    """
+
+    def __init__(self, mean: Tensor, encoder: Tensor, decoder: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("encoder", encoder.float())
+        self.register_buffer("decoder", decoder.float())
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Projection:
+        """The inverse of `tensors`."""
+        return cls(tensors["projection.mean"], tensors["projection.encoder"], tensors["projection.decoder"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to save, by name."""
+        return {f"projection.{name}": tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    mean: Tensor
+    encoder: Tensor
+    decoder: Tensor
+
+    @property
+    def size(self) -> int:
+        """d, numbers per latent slot."""
+        return self.encoder.shape[0]
+
+    def down(self, slots: Tensor) -> Tensor:
+        """`[.., width]` to `[.., d]`, float32."""
+        return self.down_block(slots, 0)
+
+    def down_block(self, part: Tensor, offset: int) -> Tensor:
+        """One layer's contribution `[.., d]`, from its part `[.., w]` of the full slot at `offset`."""
+        columns = slice(offset, offset + part.shape[-1])
+        return (part.float() - self.mean[columns]) @ self.encoder[:, columns].T
+
+    def up(self, latent: Tensor) -> Tensor:
+        """`[.., d]` back to `[.., width]`, float32."""
+        return torch.addmm(self.mean, latent.flatten(0, -2).float(), self.decoder).unflatten(0, latent.shape[:-1])
+
+
+def rows_that_fit(width: int) -> int:
+    """How many positions to fit on: at most 8,192, and at most 1 GiB of float32."""
+    return max(256, min(FIT_TOKENS, _FIT_BYTES // (4 * width)))
+
+
+@torch.no_grad()
+def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scaled: bool = True) -> Projection:
+    """PCA by a randomised range finder (Halko et al., arXiv 0909.4061), deterministic for given rows.
+
+    Args:
+        rows: `[n, width]` float32 full slots; overwritten.
+        size: latent dimensions d; more than the rows can tell apart leaves the rest at zero.
+        block_sizes: widths of the key and value blocks of each layer, in order.
+        scaled: give every block the same variance first, so that layers with large values do not take every
+            direction.
+    """
+    n, width = rows.shape
+    mean = rows.mean(0)
+    rows.sub_(mean)
+    weight = torch.ones(width)
+    if scaled:
+        weight = torch.cat(
+            [(1 / block.square().mean().sqrt().clamp(min=1e-6)).expand(block.shape[1]) for block in rows.split(list(block_sizes), dim=1)]
+        )
+        rows.mul_(weight)
+    generator = torch.Generator().manual_seed(0)
+    rank = min(size + _OVERSAMPLING, n, width)
+    basis = torch.linalg.qr(rows @ torch.randn(width, rank, generator=generator)).Q
+    for _ in range(_POWER_ITERATIONS):
+        basis = torch.linalg.qr(rows @ torch.linalg.qr(rows.T @ basis).Q).Q
+    small = basis.T @ rows
+    values, vectors = torch.linalg.eigh(small @ small.T)
+    order = values.argsort(descending=True)[:size]
+    components = nn.functional.normalize(vectors[:, order].T @ small, dim=1)
+    scale = (values[order].clamp(min=0) / n).sqrt()
+    if len(order) < size:
+        components = nn.functional.pad(components, (0, 0, 0, size - len(order)))
+        scale = nn.functional.pad(scale, (0, size - len(order)))
+    scale = scale.clamp(min=1e-6)[:, None]
+    return Projection(mean, components * weight / scale, components * scale / weight)
+
+
+@torch.no_grad()
+def collect_rows(lm: FrozenLM, documents: list[list[int]]) -> Tensor:
+    """Full slots `[n, width]` float32, on the CPU, of documents read one by one after the head."""
+    head = len(lm.prompt.head_ids)
+    rows = torch.empty(sum(map(len, documents)), lm.layout.width)
+    start = 0
+    for document in documents:
+        stop = start + len(document)
+
+        def on_layer(layer, keys, values, rotation, start=start, stop=stop) -> None:  # type: ignore[no-untyped-def]
+            offset = lm.layout.offsets[layer]
+            part = lm.layout.flatten(lm.unplaced_keys(keys, rotation), values)[0, head:]
+            rows[start:stop, offset : offset + part.shape[-1]] = part.float().cpu()
+
+        lm.read(torch.tensor([[*lm.prompt.head_ids, *document]]), on_layer)
+        start = stop
+    return rows

@@ -1,0 +1,245 @@
+"""The frozen LM as cmt-memory sees it: its layers' key/value shapes, its positions, its prompt format."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cmt_memory.errors import InvalidInputError, UnsupportedModelError
+from cmt_memory.model.capture import OnLayer, Rotation, capture, rotary_modules, rotate_keys
+from cmt_memory.model.memory import KVLayout, LayerShape
+from cmt_memory.model.prompt import PromptFormat
+
+PositionScheme = Literal["rotary", "learned", "alibi"]
+
+
+class FrozenLM:
+    """A Hugging Face causal LM, its tokenizer, and what was read from both.
+
+    Nothing here depends on the architecture's name: a forward pass over a few tokens, run twice at different
+    positions, shows which layers cache keys and values, in what shape, and how they carry positions.
+
+    Attributes:
+        scheme: `rotary` (keys are rotated by position, and stored before that), `learned` (positions are in the
+            hidden states, so documents keep the positions they were encoded at), `alibi` (no position in the
+            keys; distances are counted in slots).
+        layout: the key/value layout of a full slot.
+        max_positions: how many positions the LM knows, or None where it has no limit.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat | None = None
+    ) -> None:
+        if model.config.is_encoder_decoder:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is an encoder-decoder model; a memory is a key/value prefix of a "
+                "decoder-only causal LM."
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.config = model.config.get_text_config()
+        self.decoder: nn.Module = _decoder(model)
+        self.prompt = prompt or PromptFormat.from_tokenizer(tokenizer)
+        self._rotary_modules = rotary_modules(self.decoder)
+        self._forward_takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+        self._heads: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._heads_lock = threading.Lock()
+        self._probe()
+        self.max_positions: int | None = (
+            None if self.scheme == "alibi" else getattr(self.config, "max_position_embeddings", None)
+        )
+
+    # -- what the model is -------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of keys and values."""
+        return self._dtype
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the LM's forward accepts `position_ids`."""
+        return self._forward_takes_positions
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The smallest attention window of any layer, or None where every layer sees everything."""
+        layer_types = getattr(self.config, "layer_types", None) or []
+        window = getattr(self.config, "sliding_window", None)
+        slides = any("sliding" in kind for kind in layer_types) if layer_types else window is not None
+        return window if slides else None
+
+    def _probe(self) -> None:
+        """Find the layers' shapes and the position scheme from two short forward passes."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(7, device=self.device)[None] % size
+        first = self._probe_pass(ids, offset=0)
+        self._refuse_layers_without_kv(set(first))
+        indices = sorted(first)
+        self.layout = KVLayout(
+            LayerShape(i, first[i][0].shape[1], first[i][0].shape[3], first[i][1].shape[3], first[i][0].device)
+            for i in indices
+        )
+        self._dtype = first[indices[0]][0].dtype
+        self.scheme: PositionScheme = "alibi"
+        self._rotation_groups: list[tuple[str | None, list[int]]] = []
+        if not self._forward_takes_positions:
+            return
+        rotations = {i: seen[2] for i, seen in first.items() if seen[2] is not None}
+        if rotations:
+            self._rotation_groups = self._group_rotations(rotations)
+        if self._rotation_groups:
+            self.scheme = "rotary"
+        else:
+            # The first layer's keys see a position only where it was added to the embedding or to the keys.
+            shifted = self._probe_pass(ids, offset=3)
+            if not _close(first[indices[0]][0], shifted[indices[0]][0]):
+                self.scheme = "learned"
+
+    @torch.no_grad()
+    def _probe_pass(self, ids: Tensor, offset: int) -> dict[int, tuple[Tensor, Tensor, Rotation | None]]:
+        seen: dict[int, tuple[Tensor, Tensor, Rotation | None]] = {}
+
+        def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
+            seen[layer] = (keys, values, rotation)
+
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self._forward_takes_positions:
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None] + offset
+        try:
+            capture(self.decoder, self._rotary_modules, on_layer, **inputs)
+        except (AttributeError, TypeError, ValueError, NotImplementedError, KeyError, IndexError) as error:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not keep plain keys and values for every layer in a "
+                f"transformers cache ({type(error).__name__}: {error}), so a memory cannot be injected into it. "
+                "Use a decoder-only attention model such as Llama, Qwen, Mistral, Gemma or GPT-2."
+            ) from error
+        return seen
+
+    def _refuse_layers_without_kv(self, seen: set[int]) -> None:
+        layers = int(self.config.num_hidden_layers)
+        shared = int(getattr(self.config, "num_kv_shared_layers", 0) or 0)
+        if len(seen) < layers - shared or not seen:
+            missing = sorted(set(range(layers)) - seen)
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} is a hybrid or linear-attention model: layers {missing[:8]} of "
+                f"{layers} keep a recurrent state instead of keys and values for each token, and a memory can only "
+                "be injected as keys and values. Use a model whose layers are all attention."
+            )
+
+    def _group_rotations(self, rotations: dict[int, Rotation]) -> list[tuple[str | None, list[int]]]:
+        """Layers that share one rotary table, checked to give back what the model itself rotated."""
+        rotary = next((m for m in self.decoder.modules() if type(m).__name__.endswith("RotaryEmbedding")), None)
+        if rotary is None:
+            return []
+        self._rotary = rotary
+        layer_types = getattr(self.config, "layer_types", None)
+        by_type = "layer_type" in inspect.signature(type(rotary).forward).parameters
+        groups: dict[tuple[Any, ...], tuple[str | None, list[int]]] = {}
+        for i, rotation in rotations.items():
+            layer_type = layer_types[i] if by_type and layer_types else None
+            heads, _, dim = rotation.keys.shape[1:]
+            group = (layer_type, heads, dim, str(rotation.keys.device))
+            groups.setdefault(group, (layer_type, []))[1].append(i)
+        for layer_type, members in groups.values():
+            module = self._module_that_rotates(rotations[members[0]], layer_type)
+            if module is None:
+                return []
+            self._rotary_module = module
+        return list(groups.values())
+
+    def _module_that_rotates(self, rotation: Rotation, layer_type: str | None) -> ModuleType | None:
+        keys = rotation.keys
+        positions = torch.arange(keys.shape[2], device=keys.device, dtype=torch.float32)[None]
+        cos, sin = self._rotary_tables(keys, layer_type, positions)
+        for module in self._rotary_modules:
+            if _close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
+                return module
+        return None
+
+    # -- reading documents -------------------------------------------------------------------------------------
+
+    def read(self, ids: Tensor, on_layer: OnLayer, **inputs: Any) -> None:
+        """One pass of the decoder over `[B, n]` token ids, right-padded; see `capture`."""
+        capture(self.decoder, self._rotary_modules, on_layer, input_ids=ids.to(self.device), **inputs)
+
+    def unplaced_keys(self, keys: Tensor, rotation: Rotation | None) -> Tensor:
+        """The keys to keep: before rotary embedding where `rotate` can give them their place again."""
+        return rotation.keys if self.scheme == "rotary" and rotation is not None else keys
+
+    def head(self, head_ids: tuple[int, ...] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Keys, as the LM attends to them, and values of the prompt's head: `[1, H, h, D]` a layer, cached."""
+        head_ids = self.prompt.head_ids if head_ids is None else head_ids
+        with self._heads_lock:
+            if head_ids not in self._heads:
+                seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+                def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
+                    seen[layer] = (keys, values)
+
+                with torch.no_grad():
+                    self.read(torch.tensor([head_ids]), on_layer)
+                if len(self._heads) >= 64:
+                    self._heads.pop(next(iter(self._heads)))
+                self._heads[head_ids] = [seen[layer.index] for layer in self.layout.layers]
+            return self._heads[head_ids]
+
+    # -- placing documents -------------------------------------------------------------------------------------
+
+    def rotate(self, pairs: list[tuple[Tensor, Tensor]], positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Give every layer's `[B, H, k, Dk]` keys their place, `[B, k]` positions, by the LM's own rotary module.
+
+        All layers that share a rotary table are rotated in one call. Layers without rotary embedding, and all
+        layers of other position schemes, come back as they are.
+        """
+        if self.scheme != "rotary":
+            return pairs
+        place = {layer.index: number for number, layer in enumerate(self.layout.layers)}
+        placed = list(pairs)
+        for layer_type, members in self._rotation_groups:
+            keys = torch.cat([pairs[place[i]][0] for i in members], dim=1)
+            cos, sin = self._rotary_tables(keys, layer_type, positions)
+            rotated = rotate_keys(self._rotary_module, keys, cos, sin)
+            for i, part in zip(members, rotated.chunk(len(members), dim=1), strict=True):
+                placed[place[i]] = (part, pairs[place[i]][1])
+        return placed
+
+    def _rotary_tables(self, like: Tensor, layer_type: str | None, positions: Tensor) -> tuple[Tensor, Tensor]:
+        extra = {} if layer_type is None else {"layer_type": layer_type}
+        cos, sin = self._rotary(like, positions.to(like.device), **extra)
+        return cos, sin
+
+    def check_fits(self, n_positions: int, what: str) -> None:
+        """Raise `InvalidInputError` when `n_positions` exceed what the LM can attend to."""
+        if self.max_positions is not None and n_positions > self.max_positions:
+            raise InvalidInputError(
+                f"{what} needs {n_positions} positions, but the LM has {self.max_positions}; shorten it."
+            )
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal LM below its output head."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    base: nn.Module = model.base_model
+    return base if decoder is None or decoder is model else decoder
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to what a sum in another order gives in this dtype."""
+    if a.shape != b.shape:
+        return False
+    tolerance = 1e-4 if a.dtype in (torch.float32, torch.float64) else 5e-2
+    scale = float(b.float().abs().max()) + 1e-6
+    return bool((a.float() - b.float()).abs().max() <= tolerance * scale)

@@ -1,0 +1,446 @@
+"""CMTModel: a frozen LM with the parts that turn documents into memories and memories into a prefix."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
+from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
+from cmt_memory.model.compressor import KeptCompressor, PooledCompressor, ReadingCompressor
+from cmt_memory.model.config import MAX_RATIO, CMTConfig
+from cmt_memory.model.fingerprint import lm_digest, module_digest, tokenizer_digest
+from cmt_memory.model.latent import Projection, collect_rows, fit_projection, rows_that_fit
+from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.memory import Memory
+from cmt_memory.model.prefix import KVPrefix, assemble
+from cmt_memory.model.prompt import PromptFormat, encode_document
+
+logger = logging.getLogger(__name__)
+
+COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
+BUNDLED = ("cmt-tiny",)
+_FIT_SEQUENCE = 512
+_BATCH_TOKENS = 4096
+
+
+class CMTModel:
+    """Compressor Θ, aggregator ψ and aligner π around a frozen LM.
+
+    Make one with `from_llm` (any Hugging Face causal LM, nothing trained) or `from_pretrained`.
+
+    Examples:
+        >>> from cmt_memory import CMTModel
+        >>> model = CMTModel.from_llm("cmt-tiny", ratio=1)
+        >>> [memory] = model.compress(["Mara's locker code is 4471."])
+        >>> memory.slots.shape[0] == memory.n_tokens
+        True
+    """
+
+    def __init__(
+        self, lm: FrozenLM, config: CMTConfig, compressor: ReadingCompressor, aggregator: Aggregator, aligner: Aligner
+    ) -> None:
+        self.lm = lm
+        self.config = config
+        self.compressor = compressor.to(lm.device).requires_grad_(False)
+        self.aggregator = aggregator.to(lm.device).requires_grad_(False)
+        self.aligner = aligner.to(lm.device).requires_grad_(False)
+        self._lm_digest = lm_digest(lm.model, config.lm_revision)
+        self._made_memories = False
+
+    # -- making one --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_llm(
+        cls,
+        llm: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        ratio: int = 1,
+        latent: int | Literal["full"] | None = None,
+        compressor: Literal["pooled", "kept"] | None = None,
+        fit_on: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        **model_kwargs: Any,
+    ) -> CMTModel:
+        """Use any Hugging Face causal LM; nothing is trained.
+
+        Args:
+            llm: a hub id, a local folder, a loaded model, or `"cmt-tiny"`.
+            tokenizer: the tokenizer or its id; needed with a loaded model, else taken from `llm`.
+            ratio: document tokens per slot, 1 to 256. 1 with `latent="full"` is lossless for a single document.
+            latent: numbers per slot, or `"full"`; `"full"` at ratio 1, else 256, unless given.
+            compressor: `"pooled"` (mean of neighbouring positions) or `"kept"` (the positions that matter);
+                the one that keeps more at this ratio, unless given.
+            fit_on: texts to fit the latent's PCA on; text shipped with the package unless given.
+            device: `"cpu"`, `"cuda"`, `"mps"`, …; the best one there is, unless given or `device_map` is passed.
+            dtype: as in transformers; float32 on the CPU and the checkpoint's own elsewhere, unless given.
+            chat_template_kwargs: variables for the chat template, such as `{"enable_thinking": True}`.
+            revision: hub revision of LM and tokenizer.
+            trust_remote_code: run code that comes with the LM; off unless asked for.
+            model_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (`device_map`, `attn_implementation`, …).
+
+        Raises:
+            InvalidInputError: a setting is out of range.
+            UnsupportedModelError: the LM keeps no keys and values that a memory could join.
+        """
+        _check_settings(ratio, latent, compressor)
+        if isinstance(llm, PreTrainedModel):
+            model, name = llm, str(llm.config._name_or_path or "")
+            if model_kwargs or dtype is not None:
+                given = sorted([*model_kwargs, *(["dtype"] if dtype is not None else [])])
+                raise InvalidInputError(f"{given} only apply when the LM is loaded here; a loaded model was passed.")
+            if tokenizer is None:
+                raise InvalidInputError("A loaded model needs its tokenizer: from_llm(model, tokenizer=tokenizer).")
+            if device is not None:
+                model.to(torch.device(device))  # type: ignore[arg-type]
+        else:
+            name = _resolve_lm(llm)
+            model = _load_lm(name, device, dtype, revision, trust_remote_code, model_kwargs)
+        if tokenizer is None or isinstance(tokenizer, str):
+            tokenizer = AutoTokenizer.from_pretrained(
+                tokenizer or name, revision=revision, trust_remote_code=trust_remote_code
+            )
+        assert tokenizer is not None
+        chosen: int | Literal["full"] = latent or ("full" if ratio == 1 else 256)
+        lm = FrozenLM(model, tokenizer, PromptFormat.from_tokenizer(tokenizer, chat_template_kwargs))
+        config = CMTConfig(
+            lm=name,
+            lm_revision=revision,
+            ratio=ratio,
+            latent=chosen if chosen == "full" else min(chosen, lm.layout.width),
+            compressor=compressor or default_compressor(ratio),
+            prompt=lm.prompt.to_dict(),
+            chat_template_kwargs=chat_template_kwargs or {},
+        )
+        made = cls._build(lm, config, None)
+        if config.latent != "full":
+            made._fit(fit_on)
+        return made
+
+    @classmethod
+    def _build(cls, lm: FrozenLM, config: CMTConfig, projection: Projection | None) -> CMTModel:
+        compressor = COMPRESSORS[config.compressor](config.ratio, projection)
+        aligner = FullAligner() if projection is None else LinearAligner(projection)
+        return cls(lm, config, compressor, ConcatAggregator(), aligner)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        ratio: int | None = None,
+        llm: str | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+        **model_kwargs: Any,
+    ) -> CMTModel:
+        """Load what `save_pretrained` wrote, or a bundled model such as `"cmt-tiny"`.
+
+        Args:
+            directory: the folder, or a bundled model's name.
+            ratio: another ratio than the saved one.
+            llm: the LM, where it is no longer where the configuration says, or is loaded already.
+            tokenizer: as in `from_llm`.
+            device: as in `from_llm`.
+            dtype: as in `from_llm`.
+            trust_remote_code: as in `from_llm`.
+            model_kwargs: as in `from_llm`.
+
+        Raises:
+            InvalidInputError: the folder is not a CMT model, or a setting is out of range.
+            FingerprintMismatchError: the LM found is not the one the checkpoint was made with.
+        """
+        folder = bundled(str(directory)) or Path(directory)
+        config = CMTConfig.load(folder)
+        if ratio is not None:
+            _check_settings(ratio, None, None)
+            config.ratio = ratio
+        source: str | PreTrainedModel = llm or (str(folder / "lm") if config.lm == "./lm" else config.lm)
+        made = cls.from_llm(
+            source,
+            tokenizer=tokenizer,
+            ratio=config.ratio,
+            latent="full",
+            compressor=config.compressor,
+            device=device,
+            dtype=dtype,
+            chat_template_kwargs=config.chat_template_kwargs,
+            revision=config.lm_revision,
+            trust_remote_code=trust_remote_code,
+            **model_kwargs,
+        )
+        for part in ("lm", "tokenizer"):
+            expected, found = config.fingerprint.get(part), made.fingerprint[part]
+            if expected is not None and expected != found:
+                raise FingerprintMismatchError(
+                    f"{folder} was made with another {part}: its {part} digest is {expected}, that of "
+                    f"{made.config.lm or 'the given model'} is {found}."
+                )
+        return made.with_state(config, load_file(folder / "cmt.safetensors"))
+
+    def with_state(self, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
+        """The same LM with saved settings (ratio, latent, prompt head) and tensors (`state`)."""
+        if config.prompt:
+            self.lm.prompt = PromptFormat.from_dict(config.prompt)
+        projection = Projection.from_tensors(tensors) if config.latent != "full" else None
+        kept = config.model_copy(update={"lm": self.config.lm})
+        return self._build(self.lm, kept, projection)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors beside the LM that memories depend on, for `with_state`."""
+        projection = self.compressor.projection
+        return {} if projection is None else projection.tensors()
+
+    def save_pretrained(self, directory: str | os.PathLike[str], *, include_lm: bool = False) -> None:
+        """Write `config.json` and `cmt.safetensors`; the LM is named, and copied only with `include_lm=True`."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config.model_copy(update={"fingerprint": self.fingerprint})
+        if include_lm:
+            self.lm.model.save_pretrained(folder / "lm")
+            self.lm.tokenizer.save_pretrained(folder / "lm")
+            config.lm = "./lm"
+        elif not config.lm:
+            raise InvalidInputError(
+                "The LM was passed as an object that was not loaded from a path or hub id, so it cannot be named; "
+                "save it too with save_pretrained(directory, include_lm=True)."
+            )
+        save_file(self.state(), folder / "cmt.safetensors")
+        text = json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
+        (folder / "config.json").write_text(text + "\n", "utf-8")
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Digests and settings that a memory depends on; two equal fingerprints read each other's memories."""
+        return {
+            "lm": self._lm_digest,
+            "tokenizer": tokenizer_digest(self.lm.tokenizer),
+            "compressor": f"{self.compressor.name}:{module_digest([self.compressor])}",
+            "ratio": str(self.config.ratio),
+            "latent": str(self.config.latent),
+            "positions": self.lm.scheme,
+            "head": ",".join(map(str, self.lm.prompt.head_ids)),
+        }
+
+    @property
+    def slot_width(self) -> int:
+        """d, numbers per slot."""
+        return self.lm.layout.width if self.config.latent == "full" else int(self.config.latent)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether memories keep the LM's own keys and values, all of them, as they are."""
+        return self.config.ratio == 1 and self.config.latent == "full"
+
+    # -- documents to memories ---------------------------------------------------------------------------------
+
+    def compress(self, texts: Sequence[str], *, batch_tokens: int = _BATCH_TOKENS) -> list[Memory]:
+        """Compress documents, each read on its own after the prompt's head.
+
+        Args:
+            texts: documents; long ones must be split first (a store does that).
+            batch_tokens: how many tokens, padding included, the LM reads in one pass.
+
+        Returns:
+            One memory a text, in order.
+
+        Raises:
+            InvalidInputError: no text, an empty one, or one longer than the LM's positions.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
+            raise InvalidInputError("compress takes a list of non-empty strings.")
+        documents = [encode_document(self.lm.tokenizer, text) for text in texts]
+        for number, ids in enumerate(documents):
+            self.lm.check_fits(len(self.lm.prompt.head_ids) + len(ids), f"Text {number}")
+        self._made_memories = self._made_memories or bool(documents)
+        memories: list[Memory | None] = [None] * len(documents)
+        with torch.no_grad():
+            for batch in _batches([len(ids) for ids in documents], batch_tokens):
+                made = self.compressor.compress(self.lm, [documents[i] for i in batch])
+                for i, memory in zip(batch, made, strict=True):
+                    memories[i] = memory
+        return [memory for memory in memories if memory is not None]
+
+    def fit(self, documents: Sequence[str]) -> None:
+        """Fit the latent's PCA on documents of your own, in place of the shipped text.
+
+        Raises:
+            InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
+                longer be read. Fit first, or make a new model and run `cmt-memory store recompress`.
+        """
+        if self.config.latent == "full":
+            raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
+        if self._made_memories:
+            raise InvalidInputError(
+                "This model has made memories already, and they could not be read after another fit. Fit a new "
+                "model, then rebuild the store from its kept text with `cmt-memory store recompress`."
+            )
+        if not documents:
+            raise InvalidInputError("fit needs at least one document.")
+        self._fit(documents)
+
+    def hold(self) -> None:
+        """Say that memories of this model exist elsewhere, so that it must not be fitted again."""
+        self._made_memories = True
+
+    def _fit(self, texts: Sequence[str] | None) -> None:
+        size = int(self.config.latent)
+        passages = list(texts) if texts is not None else calibration_texts()
+        path = _projection_cache(self._lm_digest, self.fingerprint["head"], size, passages)
+        if path.exists():
+            projection = Projection.from_tensors(load_file(path))
+        else:
+            logger.info("fitting %d latent dimensions of %s", size, self.config.lm or type(self.lm.model).__name__)
+            documents = _take_tokens(self.lm, passages, rows_that_fit(self.lm.layout.width))
+            rows = collect_rows(self.lm, documents)
+            projection = fit_projection(rows, size, self.lm.layout.block_sizes())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}")
+            save_file(projection.tensors(), partial)
+            partial.replace(path)
+        self.compressor.projection = projection.to(self.lm.device)
+        self.aligner = LinearAligner(self.compressor.projection)
+
+    # -- memories to a prefix ----------------------------------------------------------------------------------
+
+    def prefix(
+        self,
+        memories: Sequence[Sequence[Memory]],
+        *,
+        head_ids: tuple[int, ...] | None = None,
+        reserve: int = 0,
+        compress_question: Callable[[int], Memory] | None = None,
+    ) -> KVPrefix:
+        """Head and memories as keys and values: one row for each question.
+
+        Args:
+            memories: for each question its memories, most relevant first; none for a closed-book question.
+            head_ids: see `assemble`.
+            reserve: positions that question and answer need after the prefix.
+            compress_question: row number → compressed question, for an aggregator that wants it.
+        """
+        with torch.no_grad():
+            rows = []
+            for row, found in enumerate(memories):
+                question = compress_question(row) if self.aggregator.needs_question and compress_question else None
+                rows.append(self.aggregator.aggregate(self.lm, found, question) if found else None)
+            return assemble(self.lm, self.aligner, rows, head_ids=head_ids, reserve=reserve)
+
+
+def default_compressor(ratio: int) -> Literal["pooled", "kept"]:
+    """What keeps more without training at this ratio; measured by `benchmarks/untrained.py`."""
+    return "pooled" if ratio == 1 else "kept"
+
+
+def bundled(name: str) -> Path | None:
+    """The folder of a model that comes with the package, or None."""
+    if name not in BUNDLED or Path(name).exists():
+        return None
+    return Path(str(resources.files("cmt_memory"))) / "assets" / name
+
+
+def calibration_texts() -> list[str]:
+    """The passages shipped with the package for fitting a latent."""
+    text = resources.files("cmt_memory").joinpath("assets/calibration.txt").read_text("utf-8")
+    return [passage for passage in text.split("\n\n") if passage.strip()]
+
+
+def _check_settings(ratio: int, latent: int | str | None, compressor: str | None) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or not 1 <= ratio <= MAX_RATIO:
+        raise InvalidInputError(f"ratio must be a whole number from 1 to {MAX_RATIO}, not {ratio!r}.")
+    whole = isinstance(latent, int) and not isinstance(latent, bool) and latent >= 1
+    if latent is not None and latent != "full" and not whole:
+        raise InvalidInputError(f'latent must be a whole number of at least 1, or "full", not {latent!r}.')
+    if compressor is not None and compressor not in COMPRESSORS:
+        raise InvalidInputError(f"compressor must be one of {sorted(COMPRESSORS)}, not {compressor!r}.")
+
+
+def _resolve_lm(llm: str | os.PathLike[str]) -> str:
+    folder = bundled(str(llm))
+    return str(folder / "lm") if folder else str(llm)
+
+
+def _load_lm(
+    name: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    model_kwargs: dict[str, Any],
+) -> PreTrainedModel:
+    if "device_map" not in model_kwargs:
+        device = torch.device(device or _best_device())
+    elif device is not None:
+        raise InvalidInputError("Pass device or device_map, not both.")
+    on_cpu = device is not None and torch.device(device).type == "cpu"
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        name,
+        dtype=dtype or (torch.float32 if on_cpu else "auto"),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **model_kwargs,
+    )
+    if device is not None:
+        model.to(device)  # type: ignore[arg-type]
+    return model
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, longest first, so that little is padded and memory peaks early."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """Token ids of the texts, joined and cut into sequences of at most 512, `limit` tokens in all."""
+    longest = min(_FIT_SEQUENCE, (lm.max_positions or _FIT_SEQUENCE) - len(lm.prompt.head_ids))
+    sequences: list[list[int]] = [[]]
+    for text in texts:
+        ids = encode_document(lm.tokenizer, text)
+        while ids and limit:
+            room = min(longest - len(sequences[-1]), limit)
+            if room <= 0:
+                sequences.append([])
+                continue
+            sequences[-1] += ids[:room]
+            limit -= len(ids[:room])
+            ids = ids[room:]
+    return [sequence for sequence in sequences if sequence]
+
+
+def _projection_cache(lm: str, head: str, size: int, texts: Sequence[str]) -> Path:
+    import hashlib
+
+    key = hashlib.sha256("\0".join(["1", lm, head, str(size), *texts]).encode("utf-8", "surrogatepass")).hexdigest()
+    root = Path(os.environ.get("CMT_CACHE") or Path.home() / ".cache" / "cmt-memory")
+    return root / "projections" / f"{key}.safetensors"
