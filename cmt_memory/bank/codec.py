@@ -65,17 +65,23 @@ def encode_memory(slots: Tensor, positions: Tensor, n_tokens: int, slot_dtype: S
             f"slots {list(slots.shape)} and positions {list(positions.shape)}; expected [slots, dims] and [slots]."
         )
     if not (bool(torch.isfinite(slots).all()) and bool(torch.isfinite(positions).all())):
-        raise InvalidInputError("the memory holds NaN or infinite values; compress in a wider dtype (float32).")
+        raise InvalidInputError(
+            "the memory holds NaN or infinite values; compress in a wider dtype (float32)."
+        )
     tensors = {"positions": _pack_positions(positions)}
     if slot_dtype == "int8":
         tensors["scales"], tensors["slots"] = _quantise(slots.to(torch.float32))
     elif slot_dtype == "float16":
         tensors["slots"] = slots.to(torch.float16)
         if not bool(torch.isfinite(tensors["slots"]).all()):
-            raise InvalidInputError("slots beyond 65,504 do not fit float16; use slot_dtype='int8' or 'native'.")
+            raise InvalidInputError(
+                "slots beyond 65,504 do not fit float16; use slot_dtype='int8' or 'native'."
+            )
     elif slot_dtype == "native":
         if slots.dtype not in _NATIVE:
-            raise InvalidInputError(f"slots are {slots.dtype}; native slots are float32, float16 or bfloat16.")
+            raise InvalidInputError(
+                f"slots are {slots.dtype}; native slots are float32, float16 or bfloat16."
+            )
         tensors["slots"] = slots
     else:
         raise InvalidInputError(f"slot_dtype is {slot_dtype!r}; expected 'int8', 'float16' or 'native'.")

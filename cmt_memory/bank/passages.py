@@ -214,6 +214,5 @@ def _pieces(text: str, tokenizer: Any) -> list[tuple[int, int, int]]:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [(start, end, 1) for start, end in encoded["offset_mapping"]]
     return [
-        (match.start(), match.end(), _count(tokenizer, match.group()))
-        for match in _SLOW_PIECE.finditer(text)
+        (match.start(), match.end(), _count(tokenizer, match.group())) for match in _SLOW_PIECE.finditer(text)
     ]

@@ -1,0 +1,222 @@
+"""The SQLite file of a bank: schema, connections and transactions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreCorruptError
+
+FORMAT = 1
+TOKENIZER = "unicode61 remove_diacritics 2"
+_BUSY_SECONDS = 60.0
+
+# `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1 from then on; `changes` counts
+# commits, so that whoever caches can see that something changed. Rows that scans touch stay small: texts, vectors and payloads are apart from or behind them. AUTOINCREMENT never
+# reuses a key, so that a key left behind in the index cannot come to mean another passage.
+_SCHEMA = f"""
+CREATE TABLE store_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE changes (number INTEGER NOT NULL);
+INSERT INTO changes VALUES (0);
+CREATE TABLE assets (name TEXT PRIMARY KEY, sha256 BLOB NOT NULL, data BLOB NOT NULL);
+CREATE TABLE documents (
+  key INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  sha256 BLOB NOT NULL,
+  characters INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  created REAL NOT NULL,
+  updated REAL NOT NULL,
+  expires REAL,
+  metadata TEXT NOT NULL,
+  text BLOB
+);
+CREATE TABLE labels (
+  document INTEGER NOT NULL, key TEXT NOT NULL, value NOT NULL, PRIMARY KEY (document, key)
+) WITHOUT ROWID;
+CREATE TABLE passages (
+  key INTEGER PRIMARY KEY AUTOINCREMENT,
+  document INTEGER NOT NULL REFERENCES documents (key),
+  n INTEGER NOT NULL,
+  start INTEGER NOT NULL,
+  "end" INTEGER NOT NULL,
+  byte_start INTEGER NOT NULL,
+  byte_end INTEGER NOT NULL,
+  n_tokens INTEGER NOT NULL,
+  indexed INTEGER,
+  UNIQUE (document, n)
+);
+CREATE INDEX passages_to_index ON passages (key) WHERE indexed = 0;
+CREATE TABLE vectors (passage INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE payloads (
+  passage INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, bytes INTEGER NOT NULL, data BLOB
+);
+CREATE INDEX payload_files ON payloads (sha256) WHERE data IS NULL;
+CREATE TABLE stale (passage INTEGER PRIMARY KEY);
+CREATE VIEW passage_texts AS
+  SELECT p.key AS key,
+         CAST(substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start) AS TEXT) AS text
+  FROM passages p JOIN documents d ON d.key = p.document WHERE d.text IS NOT NULL;
+CREATE VIRTUAL TABLE lexicon USING fts5 (
+  text, content = 'passage_texts', content_rowid = 'key', tokenize = '{TOKENIZER}'
+);
+CREATE VIRTUAL TABLE lexicon_terms USING fts5vocab ('lexicon', 'row');
+PRAGMA user_version = {FORMAT};
+"""
+
+
+class Database:
+    """Connections to one ledger file: one that writes, and as many as there are readers at once.
+
+    Readers see the last commit and never wait for a writer (WAL). A commit returns after fsync.
+
+    Args:
+        path: The SQLite file; its folder exists.
+        read_only: Open without any right to change it.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        if read_only and not path.exists():
+            raise InvalidInputError(
+                f"{path.parent} holds no store; give the folder of one, or open it for writing."
+            )
+        self.path = path
+        self.read_only = read_only
+        self._pid = os.getpid()
+        self._closed = False
+        self._pool: list[sqlite3.Connection] = []
+        self._pool_lock = threading.Lock()
+        self._write_lock = threading.RLock()
+        self._writer: sqlite3.Connection | None = None
+        try:
+            self._writer = None if read_only else self._connect()
+            self._check_format()
+        except sqlite3.Error as error:
+            raise StoreCorruptError(f"{path} cannot be opened as a ledger: {error}") from error
+        except CMTError:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection on which every statement sees one and the same commit."""
+        self._check_open()
+        with self._pool_lock:
+            connection = self._pool.pop() if self._pool else None
+        connection = connection or self._connect()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise _explain(error, self.path) from error
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+            with self._pool_lock:
+                if not self._closed:
+                    self._pool.append(connection)
+                    connection = None
+            if connection is not None:
+                connection.close()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Lend the writing connection inside a transaction that commits at the end or changes nothing."""
+        with self._write_lock:
+            self._check_open()
+            if self._writer is None:
+                raise InvalidInputError(
+                    "the store was opened read_only; open it without read_only to change it."
+                )
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    self._writer.execute("UPDATE changes SET number = number + 1")
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise _explain(error, self.path) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """Lend the writing connection outside a transaction, for what SQLite allows only there."""
+        with self._write_lock:
+            self._check_open()
+            if self._writer is None:
+                raise InvalidInputError(
+                    "the store was opened read_only; open it without read_only to change it."
+                )
+            try:
+                yield self._writer
+            except sqlite3.DatabaseError as error:
+                raise _explain(error, self.path) from error
+
+    def close(self) -> None:
+        """Close every connection; those that are lent are closed when they come back."""
+        with self._write_lock, self._pool_lock:
+            if self._closed or os.getpid() != self._pid:
+                return
+            self._closed = True
+            for connection in [*self._pool, *([self._writer] if self._writer else [])]:
+                connection.close()
+            self._pool.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store was closed; open it again to use it.")
+        if os.getpid() != self._pid:
+            raise StoreClosedError(
+                "the store was opened before this process was forked; open it again in the child."
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "ro" if self.read_only else "rwc"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        wal = self.path.with_name(self.path.name + "-wal")
+        if self.read_only and not wal.exists() and not os.access(self.path.parent, os.W_OK):
+            uri += (
+                "&immutable=1"  # SQLite cannot make its shared-memory file there, and nobody can be writing
+            )
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            if not self.read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA cache_size = -8192")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_format(self) -> None:
+        if self._writer is not None:
+            with self.write() as connection:
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                    for statement in _SCHEMA.split(";\n"):
+                        if statement.strip():
+                            connection.execute(statement)
+                    if sqlite3.sqlite_version_info >= (3, 42):
+                        connection.execute("INSERT INTO lexicon (lexicon, rank) VALUES ('secure-delete', 1)")
+        with self.read() as connection:
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != FORMAT:
+            raise StoreCorruptError(
+                f"{self.path} has ledger format {found}; this version of cmt-memory reads format {FORMAT}."
+            )
+
+
+def _explain(error: sqlite3.DatabaseError, path: Path) -> CMTError:
+    if isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        return CMTError(f"{path}: {error}; nothing was changed.")
+    return StoreCorruptError(f"{path} is damaged: {error}; restore the folder from a copy.")

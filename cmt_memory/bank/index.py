@@ -1,0 +1,165 @@
+"""The Chroma index: key, vector and filterable metadata of every passage, rebuilt from the ledger when in doubt."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmt_memory.bank.filters import index_metadata
+from cmt_memory.bank.records import Vector
+from cmt_memory.errors import CMTError
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+_SPACE = "cosine"
+
+
+class IndexBrokenError(CMTError):
+    """The index cannot be used as it is; it has to be rebuilt from the ledger."""
+
+
+class VectorIndex:
+    """A Chroma collection of explicit vectors with cosine distance.
+
+    Chroma is imported and opened at the first use. An entry's id is the passage's key, which never comes to
+    mean another passage, so an entry is written once and never changed: Chroma would merge the old metadata into
+    the new.
+
+    Args:
+        folder: Folder of the embedded index; not used with ``client``.
+        name: Name of the collection.
+        client: A Chroma client, e.g. ``chromadb.HttpClient(...)``, in place of an embedded index.
+    """
+
+    def __init__(self, folder: Path, name: str, client: ClientAPI | None = None) -> None:
+        self._folder, self._name, self._client = folder, name, client
+        self._embedded = client is None
+        self._collection: Collection | None = None
+
+    def count(self) -> int:
+        """Number of entries.
+
+        Raises:
+            IndexBrokenError: Chroma cannot tell.
+        """
+        return int(self._call("count"))
+
+    def upsert(self, keys: Sequence[int], vectors: Vector, metadatas: Sequence[Mapping[str, Any]]) -> None:
+        """Write entries.
+
+        Args:
+            keys: Passage keys, each once.
+            vectors: ``[n, dims]`` float32.
+            metadatas: The documents' metadata; what Chroma cannot hold stays in the ledger.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        size = self._batch_size()
+        for start in range(0, len(keys), size):
+            part = slice(start, start + size)
+            self._call(
+                "upsert",
+                ids=[str(key) for key in keys[part]],
+                embeddings=vectors[part],
+                metadatas=[index_metadata(metadata) for metadata in metadatas[part]],
+            )
+
+    def delete(self, keys: Sequence[int]) -> None:
+        """Delete entries; those that are not there are passed over.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        size = self._batch_size()
+        for start in range(0, len(keys), size):
+            self._call("delete", ids=[str(key) for key in keys[start : start + size]])
+
+    def query(
+        self, vector: Vector, limit: int, where: dict[str, Any] | None = None
+    ) -> list[tuple[int, float]]:
+        """The nearest entries, nearest first, with their cosine.
+
+        Args:
+            vector: ``[dims]`` float32.
+            limit: Most entries to return, at least 1.
+            where: A Chroma filter.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        found = self._call(
+            "query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"]
+        )
+        pairs = zip(found["ids"][0], found["distances"][0], strict=True)
+        return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
+
+    def reset(self) -> None:
+        """Throw the collection away, and the embedded folder with it where Chroma cannot open it."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            self._connect().delete_collection(self._name)
+        except NotFoundError:
+            pass
+        except Exception as error:
+            if not self._embedded:
+                raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
+            self.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._collection = None
+
+    def close(self) -> None:
+        """Let go of an embedded index; a client that was given stays open."""
+        self._collection = None
+        if self._embedded and self._client is not None:
+            client, self._client = self._client, None
+            client.close()
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        from chromadb.errors import ChromaError
+
+        try:
+            if self._collection is None:
+                self._collection = self._open()
+            return getattr(self._collection, method)(**arguments)
+        except (ChromaError, ValueError, TypeError) as error:
+            self._collection = None
+            raise IndexBrokenError(f"Chroma: {method} failed: {error}") from error
+        except OSError as error:
+            raise CMTError(f"the index cannot be reached: {error}") from error
+
+    def _batch_size(self) -> int:
+        return int(self._connect().get_max_batch_size())
+
+    def _connect(self) -> ClientAPI:
+        if self._client is None:
+            import chromadb
+            from chromadb.api.shared_system_client import SharedSystemClient
+            from chromadb.config import Settings
+            from chromadb.errors import ChromaError
+
+            path = str(self._folder.absolute())
+            try:
+                self._client = chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+            except (ChromaError, ValueError) as error:
+                # Chroma keeps the half-started system and would return it at the next try.
+                SharedSystemClient._identifier_to_system.pop(path, None)
+                raise IndexBrokenError(f"Chroma cannot open {path}: {error}") from error
+        return self._client
+
+    def _open(self) -> Collection:
+        collection = self._connect().get_or_create_collection(
+            self._name, embedding_function=None, configuration={"hnsw": {"space": _SPACE}}
+        )
+        # Not `collection.configuration`: it would run an embedding function named in the stored JSON.
+        space = (collection.configuration_json.get("hnsw") or {}).get("space")
+        if space != _SPACE:
+            raise IndexBrokenError(
+                f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}."
+            )
+        return collection

@@ -1,0 +1,264 @@
+"""The ledger: every document, passage, vector and payload of a bank, in one SQLite file. It is the truth.
+
+This module changes it, ``queries`` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmt_memory.bank.database import Database
+from cmt_memory.bank.filters import is_filterable, label_value
+from cmt_memory.bank.payloads import PayloadFiles
+from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
+from cmt_memory.documents import metadata_json
+
+_INLINE_BYTES = 64 * 1024
+
+
+class Ledger:
+    """Every change of the ledger, each in one transaction; :class:`Queries` reads.
+
+    Inside the bank a passage is named by its key, an integer that is never used twice.
+
+    Args:
+        folder: Folder of the bank.
+        read_only: Open without any right to change it.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.database = Database(folder / "ledger.sqlite3", read_only=read_only)
+        self.files = PayloadFiles(folder / "payloads")
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a JSON value under a name."""
+        with self.database.write() as connection:
+            connection.execute(
+                "REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True))
+            )
+
+    def set_asset(self, name: str, data: bytes) -> None:
+        """Keep bytes that belong to the store, such as the PCA."""
+        with self.database.write() as connection:
+            connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+
+    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool) -> None:
+        """Keep documents, each in place of the one with its id; all of them or, on an error, none."""
+        now, dropped = time.time(), set[bytes]()
+        with self.database.write() as connection:
+            for document in documents:
+                encoded = document.text.encode()
+                row = connection.execute("SELECT key FROM documents WHERE id = ?", (document.id,)).fetchone()
+                values = (
+                    sha256(encoded).digest(),
+                    len(document.text),
+                    len(encoded),
+                    now,
+                    document.expires,
+                    metadata_json(document.metadata),
+                    encoded if keep_text else None,
+                )
+                if row is None:
+                    cursor = connection.execute(
+                        "INSERT INTO documents (id, created, sha256, characters, bytes, updated, expires, metadata, text) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (document.id, now, *values),
+                    )
+                    key = int(cursor.lastrowid or 0)
+                else:
+                    key = row[0]
+                    dropped |= _remove_passages(connection, key)
+                    connection.execute(
+                        "UPDATE documents SET sha256 = ?, characters = ?, bytes = ?, updated = ?, expires = ?, "
+                        "metadata = ?, text = ? WHERE key = ?",
+                        (*values, key),
+                    )
+                _insert_labels(connection, key, document.metadata)
+                self._insert_passages(connection, key, document, keep_text)
+        self._remove_files(dropped)
+
+    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+        """Replace a document's metadata; its passages get new keys, so that the index takes them in anew."""
+        with self.database.write() as connection:
+            (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+            connection.execute(
+                "UPDATE documents SET metadata = ?, updated = ? WHERE key = ?",
+                (metadata_json(metadata), time.time(), key),
+            )
+            connection.execute("DELETE FROM labels WHERE document = ?", (key,))
+            _insert_labels(connection, key, metadata)
+            (last,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'passages'").fetchone()
+            old = [
+                row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))
+            ]
+            moves = [(last + number, passage) for number, passage in enumerate(old, 1)]
+            connection.execute(_FORGET_TEXTS, (key,))
+            connection.execute(_MARK_STALE, (key,))
+            connection.executemany(
+                "UPDATE passages SET key = ?, indexed = CASE WHEN indexed IS NOT NULL THEN 0 END WHERE key = ?",
+                moves,
+            )
+            for table in ("vectors", "payloads"):
+                connection.executemany(f"UPDATE {table} SET passage = ? WHERE passage = ?", moves)
+            connection.execute(
+                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'passages'", (last + len(moves),)
+            )
+            connection.execute(
+                "INSERT INTO lexicon (rowid, text) SELECT key, text FROM passage_texts "
+                "WHERE key IN (SELECT key FROM passages WHERE document = ?)",
+                (key,),
+            )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete documents with all that belongs to them; their index entries count as stale from now on."""
+        dropped = set[bytes]()
+        with self.database.write() as connection:
+            for id in ids:
+                (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+                dropped |= _remove_passages(connection, key)
+                connection.execute("DELETE FROM documents WHERE key = ?", (key,))
+        self._remove_files(dropped)
+
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]]) -> None:
+        """Keep the payloads of passages, by key, in place of those they have."""
+        dropped = set[bytes]()
+        with self.database.write() as connection:
+            for key, payload in payloads:
+                dropped |= _files(connection, "passage = ?", (key,))
+                self._insert_payload(connection, key, payload)
+        self._remove_files(dropped)
+
+    def set_vectors(self, vectors: Sequence[tuple[int, Vector]]) -> None:
+        """Keep the retrieval vectors of passages, by key; they count as not indexed."""
+        with self.database.write() as connection:
+            connection.executemany(
+                "REPLACE INTO vectors VALUES (?, ?)", [(key, _vector_blob(vector)) for key, vector in vectors]
+            )
+            connection.executemany(
+                "UPDATE passages SET indexed = 0 WHERE key = ?", [(key,) for key, _ in vectors]
+            )
+
+    def compact(self) -> None:
+        """Give deleted space back to the disk; afterwards no file holds what was deleted."""
+        with self.database.alone() as connection:
+            connection.execute("INSERT INTO lexicon (lexicon) VALUES ('optimize')")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.remove_orphans()
+
+    def remove_orphans(self) -> None:
+        """Delete payload files that no passage refers to; only for the sole owner of the folder."""
+        self._remove_files(set(self.files.digests()))
+
+    def mark_indexed(self, keys: Iterable[int], stale: Iterable[int] = ()) -> None:
+        """Note that the index holds ``keys`` and no longer holds ``stale``."""
+        with self.database.write() as connection:
+            connection.executemany("UPDATE passages SET indexed = 1 WHERE key = ?", [(key,) for key in keys])
+            connection.executemany("DELETE FROM stale WHERE passage = ?", [(key,) for key in stale])
+
+    def mark_all_unindexed(self) -> None:
+        """Note that the index is empty."""
+        with self.database.write() as connection:
+            connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
+            connection.execute("DELETE FROM stale")
+
+    def _insert_passages(
+        self, connection: sqlite3.Connection, document: int, stored: StoredDocument, keep_text: bool
+    ) -> None:
+        bytes_at = _byte_offsets(stored.text, stored.passages)
+        for n, passage in enumerate(stored.passages):
+            cursor = connection.execute(
+                'INSERT INTO passages (document, n, start, "end", byte_start, byte_end, n_tokens, indexed) '
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    document,
+                    n,
+                    passage.start,
+                    passage.end,
+                    bytes_at[passage.start],
+                    bytes_at[passage.end],
+                    passage.n_tokens,
+                    None if passage.vector is None else 0,
+                ),
+            )
+            key = int(cursor.lastrowid or 0)
+            if passage.vector is not None:
+                connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, _vector_blob(passage.vector)))
+            if passage.payload is not None:
+                self._insert_payload(connection, key, passage.payload)
+            if keep_text:
+                text = stored.text[passage.start : passage.end]
+                connection.execute("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", (key, text))
+
+    def _insert_payload(self, connection: sqlite3.Connection, key: int, payload: bytes) -> None:
+        inline = len(payload) <= _INLINE_BYTES
+        digest = sha256(payload).digest() if inline else self.files.write(payload)
+        connection.execute(
+            "REPLACE INTO payloads VALUES (?, ?, ?, ?)",
+            (key, digest, len(payload), payload if inline else None),
+        )
+
+    def _remove_files(self, digests: set[bytes]) -> None:
+        """Delete payload files that nothing refers to any more, while no other writer can start to."""
+        if not digests:
+            return
+        with self.database.write() as connection:
+            for digest in digests:
+                if not _files(connection, "sha256 = ?", (digest,)):
+                    self.files.remove(digest)
+
+
+_FORGET_TEXTS = (
+    "INSERT INTO lexicon (lexicon, rowid, text) SELECT 'delete', key, text FROM passage_texts "
+    "WHERE key IN (SELECT key FROM passages WHERE document = ?)"
+)
+_MARK_STALE = (
+    "INSERT OR IGNORE INTO stale SELECT passage FROM vectors "
+    "WHERE passage IN (SELECT key FROM passages WHERE document = ?)"
+)
+
+
+def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes]:
+    """Take a document's passages out of every table; returns the payload files they used."""
+    own = "passage IN (SELECT key FROM passages WHERE document = ?)"
+    dropped = _files(connection, own, (document,))
+    connection.execute(_FORGET_TEXTS, (document,))
+    connection.execute(_MARK_STALE, (document,))
+    for table in ("vectors", "payloads"):
+        connection.execute(f"DELETE FROM {table} WHERE {own}", (document,))
+    connection.execute("DELETE FROM passages WHERE document = ?", (document,))
+    connection.execute("DELETE FROM labels WHERE document = ?", (document,))
+    return dropped
+
+
+def _files(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> set[bytes]:
+    rows = connection.execute(f"SELECT sha256 FROM payloads WHERE data IS NULL AND {where}", values)
+    return {row[0] for row in rows}
+
+
+def _insert_labels(connection: sqlite3.Connection, document: int, metadata: dict[str, Any]) -> None:
+    connection.executemany(
+        "INSERT INTO labels VALUES (?, ?, ?)",
+        [(document, key, label_value(value)) for key, value in metadata.items() if is_filterable(value)],
+    )
+
+
+def _byte_offsets(text: str, passages: Sequence[StoredPassage]) -> dict[int, int]:
+    """Offsets in UTF-8 for the characters where passages begin and end."""
+    offsets, position, total = {}, 0, 0
+    for place in sorted({place for passage in passages for place in (passage.start, passage.end)}):
+        total += len(text[position:place].encode())
+        offsets[place], position = total, place
+    return offsets
+
+
+def _vector_blob(vector: Vector) -> bytes:
+    return np.ascontiguousarray(vector, dtype="<f4").tobytes()

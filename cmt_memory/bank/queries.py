@@ -1,0 +1,256 @@
+"""What a bank reads from its ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cmt_memory.bank.database import Database
+from cmt_memory.bank.filters import Condition, to_sql
+from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
+from cmt_memory.documents import Document
+from cmt_memory.errors import InvalidInputError, StoreCorruptError
+
+T = TypeVar("T")
+
+_CHUNK = 500
+
+
+class Queries:
+    """Every question to the ledger, in SQL whose values are always bound.
+
+    Args:
+        database: The open ledger file.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._database.read() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def changes(self) -> int:
+        """Number of commits so far, by any process."""
+        return int(self._all("SELECT number FROM changes")[0][0])
+
+    def meta(self, key: str) -> Any:
+        """A setting of the store, or None."""
+        rows = self._all("SELECT value FROM store_meta WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def asset(self, name: str) -> bytes | None:
+        """Bytes kept under a name, or None.
+
+        Raises:
+            StoreCorruptError: They are not the bytes that were kept.
+        """
+        rows = self._all("SELECT sha256, data FROM assets WHERE name = ?", (name,))
+        if rows and sha256(rows[0][1]).digest() != rows[0][0]:
+            raise StoreCorruptError(
+                f"the asset {name!r} of the store is damaged; restore the folder from a copy."
+            )
+        return bytes(rows[0][1]) if rows else None
+
+    # -- documents ------------------------------------------------------------------------------------------
+
+    def count_documents(self) -> int:
+        """Number of documents."""
+        return int(self._all("SELECT count(*) FROM documents")[0][0])
+
+    def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
+        """Ids in the order in which the documents were first added."""
+        rows = self._all(
+            "SELECT id FROM documents ORDER BY key LIMIT ? OFFSET ?", (-1 if limit is None else limit, offset)
+        )
+        return [row[0] for row in rows]
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that there are."""
+        return {row[0] for row in self._in("SELECT id FROM documents WHERE id IN (%s)", ids)}
+
+    def documents(self, ids: Sequence[str]) -> dict[str, Document]:
+        """Documents by id, without the unknown ones; texts are empty where none are kept."""
+        rows = self._in("SELECT id, text, metadata FROM documents WHERE id IN (%s)", ids)
+        return {row[0]: Document((row[1] or b"").decode(), json.loads(row[2]), row[0]) for row in rows}
+
+    def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
+        """The sha256 of the text and the metadata's canonical JSON, by id."""
+        rows = self._in("SELECT id, sha256, metadata FROM documents WHERE id IN (%s)", ids)
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def infos(self, ids: Sequence[str]) -> dict[str, DocumentInfo]:
+        """Sizes and dates by id, without the unknown ones."""
+        rows = self._in(
+            "SELECT d.id, d.characters, d.bytes, count(p.key), sum(p.n_tokens), coalesce(sum(y.bytes), 0), "
+            "d.created, d.updated, d.expires, d.metadata FROM documents d "
+            "LEFT JOIN passages p ON p.document = d.key LEFT JOIN payloads y ON y.passage = p.key "
+            "WHERE d.id IN (%s) GROUP BY d.key",
+            ids,
+        )
+        return {row[0]: DocumentInfo(*row[:-1], metadata=json.loads(row[-1])) for row in rows}
+
+    # -- passages -------------------------------------------------------------------------------------------
+
+    def passages(self, keys: Sequence[int]) -> dict[int, PassageRow]:
+        """Passages by key, without those that are gone."""
+        rows = self._in(
+            'SELECT p.key, d.id, p.n, p.start, p."end", p.n_tokens, '
+            "substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start), d.metadata "
+            "FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
+            keys,
+        )
+        return {row[0]: PassageRow(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows}
+
+    def metadata_of(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The document's metadata for passages, without those that are gone."""
+        rows = self._in(
+            "SELECT p.key, d.metadata FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
+            keys,
+        )
+        return {row[0]: json.loads(row[1]) for row in rows}
+
+    def passage_keys(self, passage_ids: Sequence[str]) -> list[int]:
+        """Keys of passages ``"<document id>#<n>"``, in the order asked for.
+
+        Raises:
+            InvalidInputError: One is unknown.
+        """
+        names = [passage_id.rpartition("#") for passage_id in passage_ids]
+        rows = self._in(
+            "SELECT d.id, p.n, p.key FROM documents d JOIN passages p ON p.document = d.key WHERE d.id IN (%s)",
+            list(dict.fromkeys(id for id, _, _ in names)),
+        )
+        found = {f"{id}#{n}": key for id, n, key in rows}
+        unknown = [passage_id for passage_id in passage_ids if passage_id not in found]
+        if unknown:
+            raise InvalidInputError(
+                f"unknown passages {unknown[:10]}; a passage is named '<document id>#<n>'."
+            )
+        return [found[passage_id] for passage_id in passage_ids]
+
+    def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """Keys of the passages of documents, in their order in the text."""
+        rows = self._in(
+            "SELECT d.id, p.key FROM documents d JOIN passages p ON p.document = d.key "
+            "WHERE d.id IN (%s) ORDER BY d.key, p.n",
+            ids,
+        )
+        found: dict[str, list[int]] = {}
+        for id, key in rows:
+            found.setdefault(id, []).append(key)
+        return found
+
+    def count_passages(self) -> int:
+        """Number of passages."""
+        return int(self._all("SELECT count(*) FROM passages")[0][0])
+
+    def payloads(self, keys: Sequence[int]) -> dict[int, tuple[bytes, bytes | None]]:
+        """The sha256 of each payload and the payload itself, None where it is in a file."""
+        rows = self._in("SELECT passage, sha256, data FROM payloads WHERE passage IN (%s)", keys)
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def without_payload(self) -> list[int]:
+        """Keys of the passages that are not compressed yet."""
+        rows = self._all(
+            "SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key"
+        )
+        return [row[0] for row in rows]
+
+    # -- index ----------------------------------------------------------------------------------------------
+
+    def count_vectors(self) -> int:
+        """Number of passages with a retrieval vector."""
+        return int(self._all("SELECT count(indexed) FROM passages")[0][0])
+
+    def to_index(self) -> list[int]:
+        """Keys that the index has not confirmed."""
+        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed = 0 ORDER BY key")]
+
+    def stale(self) -> list[int]:
+        """Keys that the index may still hold though the ledger has dropped them."""
+        return [row[0] for row in self._all("SELECT passage FROM stale ORDER BY passage")]
+
+    def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
+        """The keys that have a vector and their vectors ``[n, dims]``."""
+        rows = self._in("SELECT passage, vector FROM vectors WHERE passage IN (%s)", keys)
+        return [row[0] for row in rows], stack([row[1] for row in rows])
+
+    def matching_vectors(self, condition: Condition | None) -> tuple[list[int], Vector]:
+        """Keys and vectors of all passages whose document passes a filter."""
+        sql, values = "SELECT v.passage, v.vector FROM vectors v", list[Any]()
+        if condition is not None:
+            test, values = to_sql(condition, "p.document")
+            sql += f" JOIN passages p ON p.key = v.passage WHERE {test}"
+        rows = self._all(sql, values)
+        return [row[0] for row in rows], stack([row[1] for row in rows])
+
+    # -- words ----------------------------------------------------------------------------------------------
+
+    def search_words(
+        self, words: Sequence[str], limit: int, condition: Condition | None
+    ) -> list[tuple[int, float]]:
+        """Passages with any of the words, best BM25 first, with that value (higher is better)."""
+        quoted = " OR ".join('"' + word.replace('"', '""') + '"' for word in words)
+        sql = "SELECT lexicon.rowid, -lexicon.rank FROM lexicon"
+        values: list[Any] = []
+        test = ""
+        if condition is not None:
+            sql += " CROSS JOIN passages p ON p.key = lexicon.rowid"
+            test, values = to_sql(condition, "p.document")
+            test = f" AND {test}"
+        sql += f" WHERE lexicon MATCH ?{test} ORDER BY lexicon.rank LIMIT ?"
+        return [(row[0], row[1]) for row in self._all(sql, (quoted, *values, limit))]
+
+    def word_counts(self, words: Sequence[str]) -> dict[str, int]:
+        """In how many passages each word occurs; words in none are left out."""
+        return {
+            row[0]: row[1]
+            for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)
+        }
+
+    # -- sizes ----------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, int]:
+        """Documents, passages, tokens, bytes of the texts and of the payloads."""
+        with self._database.read() as connection:
+            documents, text_bytes = connection.execute(
+                "SELECT count(*), total(bytes) FROM documents"
+            ).fetchone()
+            passages, tokens = connection.execute("SELECT count(*), total(n_tokens) FROM passages").fetchone()
+            payloads, payload_bytes = connection.execute(
+                "SELECT count(*), total(bytes) FROM payloads"
+            ).fetchone()
+        return {
+            "documents": documents,
+            "passages": passages,
+            "memories": payloads,
+            "tokens": int(tokens),
+            "text_bytes": int(text_bytes),
+            "payload_bytes": int(payload_bytes),
+        }
+
+    def _in(self, sql: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+        """Run a statement with ``IN (%s)`` for any number of values, all on the same commit."""
+        if len(values) <= _CHUNK:
+            return self._all(sql % ",".join("?" * len(values)), values)
+        rows: list[tuple[Any, ...]] = []
+        with self._database.read() as connection:
+            for some in chunks(values):
+                rows += connection.execute(sql % ",".join("?" * len(some)), some)
+        return rows
+
+
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values, some hundreds at a time."""
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
+
+
+def stack(blobs: Sequence[bytes]) -> Vector:
+    """Vectors kept as blobs, as one matrix ``[n, dims]``."""
+    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), -1 if blobs else 0)

@@ -1,0 +1,121 @@
+"""Keeping the index equal to the ledger."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from cmt_memory.bank.index import IndexBrokenError, VectorIndex
+from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.lock import FolderLock
+from cmt_memory.bank.queries import Queries, chunks
+from cmt_memory.bank.records import Vector
+from cmt_memory.errors import CMTError, StoreLockedError
+
+logger = logging.getLogger(__name__)
+
+
+class SyncedIndex:
+    """The index, brought up to what the ledger says.
+
+    Args:
+        ledger: Keeps the marks of what the index holds.
+        queries: Reads the same ledger.
+        index: The index.
+        lock: The folder's lock; a shared one is made exclusive for a rebuild.
+    """
+
+    def __init__(self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock) -> None:
+        self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
+        self._lock = threading.RLock()
+
+    def repair(self) -> None:
+        """Put right what an interrupted process left: at opening, before anything else."""
+        expected = self._queries.count_vectors()
+        stale, waiting = self._queries.stale(), self._queries.to_index()
+        if not expected and not stale:
+            return
+        try:
+            self.sync()
+            found = self._index.count()
+        except IndexBrokenError as error:
+            self.rebuild(str(error))
+            return
+        if found != expected:
+            self.rebuild(f"it held {found} passages and the ledger {expected}")
+        elif stale or waiting:
+            logger.warning(
+                "an earlier process ended early: %d passages were added to the index and %d removed",
+                len(waiting),
+                len(stale),
+            )
+
+    def sync(self) -> None:
+        """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger."""
+        with self._lock:
+            stale, waiting = self._queries.stale(), self._queries.to_index()
+            if not stale and not waiting:
+                return
+            try:
+                if stale:
+                    self._index.delete(stale)
+                self._write(waiting)
+            except IndexBrokenError as error:
+                self.rebuild(str(error))
+                return
+            self._ledger.mark_indexed(waiting, stale)
+
+    def rebuild(self, reason: str) -> None:
+        """Drop the collection and write it anew from the ledger.
+
+        Raises:
+            StoreLockedError: Others share the folder at the moment.
+        """
+        with self._lock:
+            if not self._folder_lock.make_exclusive():
+                raise StoreLockedError(
+                    f"the index has to be rebuilt ({reason}), which needs the folder alone; close its other users."
+                )
+            try:
+                started = time.monotonic()
+                self._index.reset()
+                self._ledger.mark_all_unindexed()
+                waiting = self._queries.to_index()
+                try:
+                    self._write(waiting)
+                except IndexBrokenError as error:
+                    raise CMTError(f"the index cannot be rebuilt: {error}") from error
+                self._ledger.mark_indexed(waiting)
+                seconds = time.monotonic() - started
+                logger.warning(
+                    "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason
+                )
+            finally:
+                self._folder_lock.make_shared()
+
+    def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]]:
+        """As :meth:`VectorIndex.query`; an index that fails is rebuilt first."""
+        try:
+            return self._index.query(vector, limit, where)
+        except IndexBrokenError as error:
+            self.rebuild(str(error))
+            return self._index.query(vector, limit, where)
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self._index.close()
+
+    def _write(self, keys: list[int]) -> None:
+        for some in chunks(keys):
+            found, vectors = self._queries.vectors(some)
+            metadatas = self._queries.metadata_of(found)
+            alive = [place for place, key in enumerate(found) if key in metadatas]
+            if alive:
+                kept = [found[place] for place in alive]
+                self._index.upsert(
+                    kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept]
+                )
