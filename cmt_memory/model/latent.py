@@ -94,15 +94,13 @@ def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scale
     basis = torch.linalg.qr(rows @ torch.randn(width, rank, generator=generator)).Q
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(rows @ torch.linalg.qr(rows.T @ basis).Q).Q
-    small = basis.T @ rows
-    values, vectors = torch.linalg.eigh(small @ small.T)
-    order = values.argsort(descending=True)[:size]
-    components = nn.functional.normalize(vectors[:, order].T @ small, dim=1)
-    scale = (values[order].clamp(min=0) / n).sqrt()
-    if len(order) < size:
-        components = nn.functional.pad(components, (0, 0, 0, size - len(order)))
-        scale = nn.functional.pad(scale, (0, size - len(order)))
-    scale = scale.clamp(min=1e-6)[:, None]
+    _, values, components = torch.linalg.svd(basis.T @ rows, full_matrices=False)
+    components, scale = components[:size], values[:size] / n**0.5
+    missing = size - len(scale)
+    if missing > 0:
+        components = nn.functional.pad(components, (0, 0, 0, missing))
+        scale = nn.functional.pad(scale, (0, missing))
+    scale = scale.clamp(min=1e-3 * float(scale.max()) + 1e-12)[:, None]
     return Projection(mean, components * weight / scale, components * scale / weight)
 
 

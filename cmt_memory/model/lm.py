@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
 from types import ModuleType
@@ -168,6 +169,12 @@ class FrozenLM:
             if _close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
                 return module
         return None
+
+    def with_prompt(self, prompt: PromptFormat) -> FrozenLM:
+        """The same LM behind another prompt format; weights are shared."""
+        other = copy.copy(self)
+        other.prompt = prompt
+        return other
 
     # -- reading documents -------------------------------------------------------------------------------------
 

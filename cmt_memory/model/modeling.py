@@ -56,6 +56,8 @@ class CMTModel:
         self.aggregator = aggregator.to(lm.device).requires_grad_(False)
         self.aligner = aligner.to(lm.device).requires_grad_(False)
         self._lm_digest = lm_digest(lm.model, config.lm_revision)
+        self.explicit: set[str] = set()
+        """Settings that the caller gave, which an existing store must not replace by its own."""
         self._made_memories = False
 
     # -- making one --------------------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ class CMTModel:
         llm: str | os.PathLike[str] | PreTrainedModel,
         *,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
-        ratio: int = 1,
+        ratio: int | None = None,
         latent: int | Literal["full"] | None = None,
         compressor: Literal["pooled", "kept"] | None = None,
         fit_on: Sequence[str] | None = None,
@@ -82,7 +84,7 @@ class CMTModel:
         Args:
             llm: a hub id, a local folder, a loaded model, or `"cmt-tiny"`.
             tokenizer: the tokenizer or its id; needed with a loaded model, else taken from `llm`.
-            ratio: document tokens per slot, 1 to 256. 1 with `latent="full"` is lossless for a single document.
+            ratio: document tokens per slot, 1 (unless given) to 256. 1 with `latent="full"` is lossless for a single document.
             latent: numbers per slot, or `"full"`; `"full"` at ratio 1, else 256, unless given.
             compressor: `"pooled"` (mean of neighbouring positions) or `"kept"` (the positions that matter);
                 the one that keeps more at this ratio, unless given.
@@ -98,12 +100,15 @@ class CMTModel:
             InvalidInputError: a setting is out of range.
             UnsupportedModelError: the LM keeps no keys and values that a memory could join.
         """
+        given = {"ratio": ratio, "latent": latent, "compressor": compressor}
+        explicit = {name for name, value in given.items() if value is not None}
+        ratio = 1 if ratio is None else ratio
         _check_settings(ratio, latent, compressor)
         if isinstance(llm, PreTrainedModel):
             model, name = llm, str(llm.config._name_or_path or "")
             if model_kwargs or dtype is not None:
-                given = sorted([*model_kwargs, *(["dtype"] if dtype is not None else [])])
-                raise InvalidInputError(f"{given} only apply when the LM is loaded here; a loaded model was passed.")
+                unused = sorted([*model_kwargs, *(["dtype"] if dtype is not None else [])])
+                raise InvalidInputError(f"{unused} only apply when the LM is loaded here; a loaded model was passed.")
             if tokenizer is None:
                 raise InvalidInputError("A loaded model needs its tokenizer: from_llm(model, tokenizer=tokenizer).")
             if device is not None:
@@ -130,6 +135,7 @@ class CMTModel:
         made = cls._build(lm, config, None)
         if config.latent != "full":
             made._fit(fit_on)
+        made.explicit = explicit
         return made
 
     @classmethod
@@ -193,15 +199,15 @@ class CMTModel:
                     f"{folder} was made with another {part}: its {part} digest is {expected}, that of "
                     f"{made.config.lm or 'the given model'} is {found}."
                 )
-        return made.with_state(config, load_file(folder / "cmt.safetensors"))
+        loaded = made.with_state(config, load_file(folder / "cmt.safetensors"))
+        loaded.explicit = set() if ratio is None else {"ratio"}
+        return loaded
 
     def with_state(self, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
         """The same LM with saved settings (ratio, latent, prompt head) and tensors (`state`)."""
-        if config.prompt:
-            self.lm.prompt = PromptFormat.from_dict(config.prompt)
+        lm = self.lm.with_prompt(PromptFormat.from_dict(config.prompt)) if config.prompt else self.lm
         projection = Projection.from_tensors(tensors) if config.latent != "full" else None
-        kept = config.model_copy(update={"lm": self.config.lm})
-        return self._build(self.lm, kept, projection)
+        return self._build(lm, config.model_copy(update={"lm": self.config.lm}), projection)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors beside the LM that memories depend on, for `with_state`."""
@@ -212,7 +218,7 @@ class CMTModel:
         """Write `config.json` and `cmt.safetensors`; the LM is named, and copied only with `include_lm=True`."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.config.model_copy(update={"fingerprint": self.fingerprint})
+        config = self.saved_config()
         if include_lm:
             self.lm.model.save_pretrained(folder / "lm")
             self.lm.tokenizer.save_pretrained(folder / "lm")
@@ -240,6 +246,10 @@ class CMTModel:
             "positions": self.lm.scheme,
             "head": ",".join(map(str, self.lm.prompt.head_ids)),
         }
+
+    def saved_config(self) -> CMTConfig:
+        """The settings with the fingerprint of the parts as they are now."""
+        return self.config.model_copy(update={"fingerprint": self.fingerprint})
 
     @property
     def slot_width(self) -> int:

@@ -1,0 +1,185 @@
+"""CMTModel: settings, hybrids refused, saving and loading, fitting, fingerprints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cmt_memory import CMTGenerator, CMTModel
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
+from tests.tiny import DOCUMENTS, HYBRIDS, QUESTION, tiny_lm, tiny_model, tokenizer
+
+LONG = " ".join(DOCUMENTS * 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme"),
+    [("llama", "rotary"), ("smollm3", "rotary"), ("gpt-neox", "rotary"), ("gpt2", "learned"), ("opt", "learned"),
+     ("bloom", "alibi")],
+)  # fmt: skip
+def test_position_scheme_is_read_from_the_model(family, scheme):
+    assert tiny_model(family).lm.scheme == scheme
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_models_without_keys_and_values_are_refused(family):
+    with pytest.raises(UnsupportedModelError, match=r"keys and values"):
+        CMTModel.from_llm(tiny_lm(family), tokenizer=tokenizer())
+
+
+def test_encoder_decoders_are_refused():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=64, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        CMTModel.from_llm(T5ForConditionalGeneration(config), tokenizer=tokenizer())
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("compressor", ["pooled", "kept"])
+@pytest.mark.parametrize("latent", ["full", 24])
+def test_slots_are_as_many_as_the_ratio_says(ratio, compressor, latent):
+    model = tiny_model(ratio=ratio, compressor=compressor, latent=latent)
+    short, long = model.compress([DOCUMENTS[2], LONG])
+    for memory in (short, long):
+        k = -(-memory.n_tokens // ratio)
+        assert memory.slots.shape == (k, model.slot_width)
+        assert memory.positions.shape == (k,)
+        assert (memory.positions.diff() > 0).all()
+        assert 0 <= memory.positions[0] and memory.positions[-1] <= memory.n_tokens - 1
+    usage = CMTGenerator(model).generate(QUESTION, [short, long], max_new_tokens=4).usage
+    assert usage.memory_slots == len(short.slots) + len(long.slots)
+
+
+@pytest.mark.parametrize("compressor", ["pooled", "kept"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3"])
+def test_batches_do_not_change_memories(family, compressor):
+    model = tiny_model(family, ratio=3, compressor=compressor, latent="full")
+    together = model.compress(DOCUMENTS)
+    for text, memory in zip(DOCUMENTS, together, strict=True):
+        [alone] = model.compress([text])
+        torch.testing.assert_close(memory.slots, alone.slots, atol=1e-4, rtol=1e-4)
+        assert torch.equal(memory.positions, alone.positions)
+
+
+def test_a_full_latent_loses_nothing():
+    """With as many dimensions as a slot has, the PCA's way there and back is the identity."""
+    model = tiny_model(ratio=1)
+    full = tiny_model(ratio=1, latent=model.slot_width)
+    [exact], [latent] = model.compress([LONG]), full.compress([LONG])
+    restored = full.compressor.projection.up(latent.slots)
+    torch.testing.assert_close(restored, exact.slots.float(), atol=1e-3 * float(exact.slots.abs().max()), rtol=0)
+
+
+def test_pca_keeps_the_directions_that_vary():
+    from cmt_memory.model.latent import fit_projection
+
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.randn(4, 40, generator=generator)
+    rows = torch.randn(300, 4, generator=generator) @ basis + 5
+    projection = fit_projection(rows.clone(), 4, [10, 10, 10, 10])
+    latent = projection.down(rows)
+    torch.testing.assert_close(projection.up(latent), rows, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(latent.std(0), torch.ones(4), atol=0.02, rtol=0)
+    again = fit_projection(rows.clone(), 4, [10, 10, 10, 10])
+    assert torch.equal(again.encoder, projection.encoder)
+
+
+def test_fit_on_own_documents_and_refusal_once_memories_exist():
+    model = tiny_model(ratio=2, latent=16)
+    before = model.fingerprint
+    model.fit([LONG])
+    assert model.fingerprint["compressor"] != before["compressor"]
+    model.compress(DOCUMENTS)
+    with pytest.raises(InvalidInputError, match="recompress"):
+        model.fit([LONG])
+    with pytest.raises(InvalidInputError, match="nothing to fit"):
+        tiny_model(ratio=1).fit([LONG])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ratio": 0}, {"ratio": 2.0}, {"ratio": True}, {"ratio": 1000}, {"latent": 0}, {"latent": "half"},
+     {"compressor": "zip"}],
+)  # fmt: skip
+def test_wrong_settings_name_the_value(wrong):
+    with pytest.raises(InvalidInputError, match=str(next(iter(wrong.values())))):
+        tiny_model(**wrong)
+
+
+def test_wrong_calls_are_refused():
+    lm = tiny_lm("llama")
+    with pytest.raises(InvalidInputError, match="tokenizer"):
+        CMTModel.from_llm(lm)
+    with pytest.raises(InvalidInputError, match="loaded model"):
+        CMTModel.from_llm(lm, tokenizer=tokenizer(), dtype="bfloat16")
+    model = tiny_model()
+    for texts in ("one string", [""], [3]):
+        with pytest.raises(InvalidInputError):
+            model.compress(texts)
+    with pytest.raises(InvalidInputError, match="512"):
+        model.compress([LONG * 20])
+
+
+@pytest.mark.parametrize("include_lm", [True, False])
+def test_save_and_load(tmp_path, include_lm):
+    tiny_lm("qwen3").save_pretrained(tmp_path / "lm")
+    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    model = CMTModel.from_llm(str(tmp_path / "lm"), ratio=4, latent=24)
+    model.save_pretrained(tmp_path / "cmt", include_lm=include_lm)
+    names = {path.name for path in (tmp_path / "cmt").rglob("*") if path.is_file()}
+    assert {"config.json", "cmt.safetensors"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
+    assert ((tmp_path / "cmt" / "lm").exists()) == include_lm
+    loaded = CMTModel.from_pretrained(tmp_path / "cmt")
+    assert loaded.fingerprint == model.fingerprint
+    [before], [after] = model.compress([LONG]), loaded.compress([LONG])
+    assert torch.equal(before.slots, after.slots)
+    assert CMTModel.from_pretrained(tmp_path / "cmt", ratio=8).config.ratio == 8
+
+
+def test_loading_with_another_lm_is_refused(tmp_path):
+    tiny_lm("llama").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    CMTModel.from_llm(str(tmp_path / "lm"), ratio=2).save_pretrained(tmp_path / "cmt")
+    with pytest.raises(FingerprintMismatchError, match="another lm"):
+        CMTModel.from_pretrained(tmp_path / "cmt", llm=tiny_lm("llama-mqa"), tokenizer=tokenizer())
+    with pytest.raises(InvalidInputError, match="from_llm"):
+        CMTModel.from_pretrained(tmp_path / "lm")
+    config = tmp_path / "cmt" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"ratioo": 3}))
+    with pytest.raises(InvalidInputError, match="ratioo"):
+        CMTModel.from_pretrained(tmp_path / "cmt")
+    with pytest.raises(InvalidInputError, match=r"config\.json"):
+        CMTModel.from_pretrained(tmp_path / "nothing")
+
+
+def test_fingerprint_follows_the_weights_not_the_dtype(tmp_path):
+    tiny_lm("llama").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    full = CMTModel.from_llm(str(tmp_path / "lm"))
+    half = CMTModel.from_llm(str(tmp_path / "lm"), dtype="bfloat16")
+    assert full.fingerprint == half.fingerprint
+    loaded = CMTModel.from_llm(full.lm.model, tokenizer=tokenizer())
+    assert loaded.fingerprint == full.fingerprint
+    with torch.no_grad():
+        for parameter in full.lm.model.parameters():
+            parameter.mul_(1.01)
+    changed = CMTModel.from_llm(full.lm.model, tokenizer=tokenizer())
+    assert changed.fingerprint["lm"] != full.fingerprint["lm"]
+    assert CMTModel.from_llm(tiny_lm("llama"), tokenizer=tokenizer("chat")).fingerprint != full.fingerprint
+
+
+def test_the_lm_is_left_as_it_was():
+    """Capturing wraps a function of the modelling module only while it runs."""
+    from transformers.models.llama import modeling_llama
+
+    before = modeling_llama.apply_rotary_pos_emb
+    lm = tiny_lm("llama")
+    weights = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
+    model = CMTModel.from_llm(lm, tokenizer=tokenizer(), ratio=4)
+    CMTGenerator(model).generate(QUESTION, model.compress(DOCUMENTS))
+    assert modeling_llama.apply_rotary_pos_emb is before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in lm.state_dict().items())
