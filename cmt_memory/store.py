@@ -1,0 +1,460 @@
+"""CMTMemoryStore: bank, model and selector as the one object a user holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+
+from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.codec import encode_memory
+from cmt_memory.bank.passages import split_passages
+from cmt_memory.bank.records import StoredDocument, StoredPassage
+from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
+from cmt_memory.errors import CMTError, FingerprintMismatchError, InvalidInputError
+from cmt_memory.generation.generator import CMTGenerator, Completion
+from cmt_memory.model.config import CMTConfig
+from cmt_memory.model.memory import Memory
+from cmt_memory.model.modeling import CMTModel
+from cmt_memory.progress import Progress
+from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
+from cmt_memory.retrieval.selector import HybridSelector
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["memory", "text", "none"]
+MODES = ("memory", "text", "none")
+_COMMIT_TOKENS = 16_384
+_FREE_DISK_FACTOR = 2
+
+
+class CMTMemoryStore:
+    """Documents in, answers out of a frozen LM, nothing in the prompt.
+
+    A folder that keeps every document's text, retrieval vector and memory. It is a context manager.
+
+    Args:
+        path: the store's folder; made if missing.
+        model: a `CMTModel`, a bundled or saved one's name or folder, or any LM's hub id or folder. What memories
+            depend on (ratio, latent, PCA, prompt head) is taken from an existing store.
+        encoder: the retrieval encoder; `"auto"` takes the store's own, else the best one at hand; see
+            `cmt_memory.retrieval.encoders.resolve_encoder`. None searches by words alone.
+        client: a Chroma client that holds the index in place of the folder, for several processes.
+        read_only: read beside a process that writes.
+        keep_text: keep the texts; without them there is no `mode="text"`, no BM25 and no recompressing.
+        channels: how to search: `"dense"`, `"bm25"` or both.
+        passage_tokens: the longest passage that becomes one memory, in the LM's tokens.
+        passage_overlap: tokens that neighbouring passages share.
+        slot_dtype: `"int8"`, `"float16"` or `"native"`; lossless memories (ratio 1, `latent="full"`) are always kept
+            in the LM's own dtype.
+
+    Raises:
+        StoreLockedError: another process has the store open for writing.
+        FingerprintMismatchError: the store was made with another LM, tokenizer or compressor.
+        StoreCorruptError: the ledger cannot be read.
+
+    Examples:
+        >>> store = CMTMemoryStore(path, model="cmt-tiny")  # doctest: +SKIP
+        >>> store.add_documents(["Mara's locker code is 4471."])  # doctest: +SKIP
+        >>> store.ask("What is Mara's locker code?").text  # doctest: +SKIP
+        '4471'
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: str | CMTModel = "cmt-tiny",
+        *,
+        encoder: Any = "auto",
+        client: ClientAPI | None = None,
+        read_only: bool = False,
+        keep_text: bool = True,
+        channels: Sequence[str] = ("dense", "bm25"),
+        passage_tokens: int = 512,
+        passage_overlap: int = 64,
+        slot_dtype: Literal["int8", "float16", "native"] = "int8",
+    ) -> None:
+        self.path = Path(path)
+        self.passage_tokens = passage_tokens
+        self.passage_overlap = passage_overlap
+        self._add_lock = threading.Lock()
+        given = model if isinstance(model, CMTModel) else load_model(model)
+        self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client)
+        try:
+            self.model = self._settle_model(given)
+            self.slot_dtype = "native" if self.model.is_exact else slot_dtype
+            self.encoder = self._settle_encoder(encoder)
+            self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
+            self.generator = CMTGenerator(self.model, source=self)
+        except BaseException:
+            self.bank.close()
+            raise
+
+    # -- documents ---------------------------------------------------------------------------------------------
+
+    def add_documents(
+        self,
+        documents: Any,
+        *,
+        metadatas: Sequence[dict[str, Any] | None] | None = None,
+        ids: Sequence[str | None] | None = None,
+        show_progress: bool = False,
+        on_progress: Callable[[list[str]], None] | None = None,
+    ) -> list[str]:
+        """Compress documents and keep them; what is there already costs no LM pass.
+
+        An id that is not given is the hash of text and metadata, so adding the same document twice is one memory.
+        A changed text under the same id replaces the old one. Long documents become several passages, committed
+        together. An interrupted call keeps what was committed: call again with the same documents to go on.
+
+        Args:
+            documents: strings, `Document`s, dicts, or the documents of a framework; one or many.
+            metadatas: metadata for each document, over its own.
+            ids: ids for each document, in place of its own.
+            show_progress: draw a progress bar.
+            on_progress: called with the ids of each commit.
+
+        Returns:
+            One id a document, in order.
+
+        Raises:
+            InvalidInputError: something about a document cannot be used (empty, not text, an id given twice), or
+                the disk has no room; nothing was changed.
+        """
+        coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
+        with self._add_lock:
+            changes = self.bank.compare(coerced.documents)
+            todo = []
+            for document, change in zip(coerced.documents, changes, strict=True):
+                if change == "metadata":
+                    self.bank.set_metadata(str(document.id), document.metadata)
+                if change in ("metadata", "same"):
+                    _report(on_progress, [str(document.id)])
+                else:
+                    todo.append(document)
+            with Progress("Compressing", sum(len(d.text) for d in todo), unit="chars", show=show_progress) as bar:
+                for batch in self._commits(todo):
+                    self.bank.put(self._compress(batch))
+                    _report(on_progress, [str(document.id) for document, _ in batch])
+                    bar.advance(sum(len(document.text) for document, _ in batch))
+        return coerced.ids
+
+    def _commits(self, documents: Sequence[Document]) -> Iterable[list[tuple[Document, list[StoredPassage]]]]:
+        """Documents with their passages, as many at a time as one commit takes; the disk's room is checked first."""
+        split = [(document, self._split(document)) for document in documents]
+        self._check_disk(sum(p.n_tokens for _, passages in split for p in passages))
+        batch: list[tuple[Document, list[StoredPassage]]] = []
+        tokens = 0
+        for document, passages in split:
+            batch.append((document, passages))
+            tokens += sum(passage.n_tokens for passage in passages)
+            if tokens >= _COMMIT_TOKENS:
+                yield batch
+                batch, tokens = [], 0
+        if batch:
+            yield batch
+
+    def _split(self, document: Document) -> list[StoredPassage]:
+        found = split_passages(
+            document.text, self.model.lm.tokenizer, self.passage_tokens, self.passage_overlap
+        )
+        return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
+
+    def _compress(self, batch: list[tuple[Document, list[StoredPassage]]]) -> list[StoredDocument]:
+        texts = [document.text[p.start : p.end] for document, passages in batch for p in passages]
+        flat = [passage for _, passages in batch for passage in passages]
+        memories = self.model.compress(texts)
+        vectors = self.encoder.encode_documents(texts) if self.encoder is not None else [None] * len(texts)
+        for passage, memory, vector in zip(flat, memories, vectors, strict=True):
+            passage.payload = encode_memory(
+                memory.slots, memory.positions, memory.n_tokens, self.slot_dtype  # type: ignore[arg-type]
+            )
+            passage.vector = vector
+        return [
+            StoredDocument(str(document.id), document.text, document.metadata, passages)
+            for document, passages in batch
+        ]
+
+    def _check_disk(self, tokens: int) -> None:
+        bytes_per_number = {"int8": 1, "float16": 2}.get(self.slot_dtype, self.model.lm.dtype.itemsize)
+        needed = _FREE_DISK_FACTOR * tokens * self.model.slot_width * bytes_per_number // self.model.config.ratio
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise InvalidInputError(
+                f"{tokens} tokens of documents need about {needed / 1e6:.0f} MB of memories, but {self.path} has "
+                f"{free / 1e6:.0f} MB free; free some space, or use a higher ratio or a smaller latent."
+            )
+
+    def get(self, ids: str | Sequence[str]) -> list[Document]:
+        """Documents by id, in the order asked for; unknown ids are left out."""
+        return self.bank.get(_id_list(ids))
+
+    def delete(self, ids: str | Sequence[str]) -> None:
+        """Delete documents and their memories.
+
+        Raises:
+            InvalidInputError: an id is unknown; nothing was deleted.
+        """
+        self.bank.delete(_id_list(ids))
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.bank)
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    def search(
+        self, question: str, k: int = 4, filter: dict[str, Any] | None = None, min_score: float | None = None
+    ) -> list[MemoryHit]:
+        """The passages most relevant to a question, best first.
+
+        Args:
+            question: any text.
+            k: how many at most.
+            filter: a condition on metadata, such as `{"year": {"$gte": 2024}}`.
+            min_score: leave out hits with a lower `score`.
+
+        Raises:
+            InvalidInputError: an empty question, `k` below 1, or a filter that means nothing.
+        """
+        return self.selector.select(question, k, filter=filter, min_score=min_score)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        k: int = 4,
+        mode: Mode = "memory",
+        filter: dict[str, Any] | None = None,
+        min_score: float | None = None,
+        memory_ids: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] | str | None = None,
+        alpha: float = 0.0,
+    ) -> Answer:
+        """Answer a question from the store.
+
+        Args:
+            question: the question.
+            k: passages to use at most.
+            mode: `"memory"` injects memories, `"text"` puts the same passages into the prompt as text, `"none"` asks
+                the LM alone.
+            filter: see `search`.
+            min_score: see `search`; with no hit left the LM answers alone and `grounded` is False.
+            memory_ids: ids of documents or passages to use instead of searching.
+            max_new_tokens: tokens to generate at most.
+            temperature: 0 takes the most likely token.
+            top_p: sample from the smallest set of tokens with this much probability.
+            seed: makes sampling repeatable.
+            stop: strings that end the answer.
+            alpha: contrast with the LM without memory, in `mode="memory"`.
+
+        Raises:
+            InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
+                LM's context.
+        """
+        started = time.perf_counter()
+        hits = self._hits(question, k, mode, filter, min_score, memory_ids)
+        searched = time.perf_counter() - started
+        completion = self.generator.generate(
+            question,
+            **self._context(hits, mode),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            alpha=alpha if mode == "memory" else 0.0,
+        )
+        return _answer(completion, hits, searched)
+
+    def stream(
+        self,
+        question: str,
+        *,
+        k: int = 4,
+        mode: Mode = "memory",
+        filter: dict[str, Any] | None = None,
+        min_score: float | None = None,
+        memory_ids: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] | str | None = None,
+        alpha: float = 0.0,
+    ) -> Generator[str, None, Answer]:
+        """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
+        started = time.perf_counter()
+        hits = self._hits(question, k, mode, filter, min_score, memory_ids)
+        searched = time.perf_counter() - started
+        pieces = self.generator.stream(
+            question,
+            **self._context(hits, mode),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            alpha=alpha if mode == "memory" else 0.0,
+        )
+        return _streamed(pieces, hits, searched)
+
+    def _hits(
+        self,
+        question: str,
+        k: int,
+        mode: str,
+        filter: dict[str, Any] | None,
+        min_score: float | None,
+        memory_ids: Sequence[str] | None,
+    ) -> list[MemoryHit]:
+        if mode not in MODES:
+            raise InvalidInputError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
+        if mode == "text" and not self.bank.keep_text:
+            raise InvalidInputError('This store keeps no text (keep_text=False), so mode="text" has none to show.')
+        if mode == "none":
+            return []
+        if memory_ids is not None:
+            return self._named(_id_list(memory_ids))
+        return self.search(question, k, filter=filter, min_score=min_score)
+
+    def _named(self, ids: Sequence[str]) -> list[MemoryHit]:
+        """Hits for documents, all of their passages, or single passages, in the order given."""
+        documents = self.bank.contains(ids)
+        names = [name for id in ids for name in (self.bank.passage_ids([id]) if id in documents else [id])]
+        return [
+            MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
+            for name, row in zip(names, self.bank.passages_by_id(names), strict=True)
+        ]
+
+    def _context(self, hits: list[MemoryHit], mode: str) -> dict[str, Any]:
+        return {"texts": [hit.text for hit in hits]} if mode == "text" else {"memories": hits}
+
+    def memory_keys(self, passages: Sequence[str]) -> list[str]:
+        """Content digests of memories, for the generator's cache of prefixes."""
+        return self.bank.payload_digests(passages)
+
+    def load_memories(self, passages: Sequence[str]) -> list[Memory]:
+        """Memories of passages by id, for the generator."""
+        return self.bank.payloads(passages)
+
+    # -- the store itself --------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and sizes; see `MemoryBank.stats`, and what memories are made with."""
+        config = self.model.config
+        return self.bank.stats() | {
+            "model": config.lm,
+            "ratio": config.ratio,
+            "latent": config.latent,
+            "slot_dtype": self.slot_dtype,
+            "encoder": self.encoder.id if self.encoder is not None else None,
+        }
+
+    def close(self) -> None:
+        """Close the store; closing twice is fine, using it afterwards raises `StoreClosedError`."""
+        self.bank.close()
+
+    def __enter__(self) -> CMTMemoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- opening -----------------------------------------------------------------------------------------------
+
+    def _settle_model(self, model: CMTModel) -> CMTModel:
+        """The model as this store's memories need it; a new store remembers the model's settings."""
+        stored = self.bank.meta("model")
+        if stored is None:
+            if not self.bank.read_only:
+                self.bank.set_asset("model", tensors_to_bytes(model.state()))
+                self.bank.set_meta("model", model.saved_config().model_dump())
+            return model
+        config = CMTConfig.model_validate(stored)
+        explicit = {name: getattr(model.config, name) for name in model.explicit}
+        differing = {name: value for name, value in explicit.items() if getattr(config, name) != value}
+        settled = model
+        if not differing:
+            settled = model.with_state(config, tensors_from_bytes(self.bank.asset("model") or b""))
+        if settled.fingerprint != config.fingerprint:
+            raise FingerprintMismatchError(
+                f"The store at {self.path} was made with another model.\n"
+                f"  store: {json.dumps(config.fingerprint)}\n  given: {json.dumps(settled.fingerprint)}\n"
+                f"Differing: {', '.join(k for k, v in config.fingerprint.items() if settled.fingerprint.get(k) != v)}. "
+                "Open it with the model it was made with, or rebuild its memories from the kept text with "
+                "`cmt-memory store recompress`."
+            )
+        if len(self.bank):
+            settled.hold()
+        return settled
+
+    def _settle_encoder(self, encoder: Any) -> Encoder | None:
+        stored = self.bank.encoder
+        resolved = resolve_encoder(encoder, stored_id=stored["id"] if stored else None)
+        if resolved is None or self.bank.read_only:
+            return resolved
+        if stored is None:
+            self.bank.set_meta("encoder", {"id": resolved.id, "dimension": resolved.dimension})
+        elif stored["id"] != resolved.id:
+            logger.warning("%s was searched by %s; encoding its passages anew by %s", self.path, stored["id"], resolved.id)
+            self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
+        return resolved
+
+
+def load_model(name: str) -> CMTModel:
+    """A model by name: bundled (`"cmt-tiny"`), a folder that `save_pretrained` wrote, or any LM's id or folder."""
+    if not isinstance(name, str | os.PathLike):
+        raise InvalidInputError(f"model must be a CMTModel, a name or a folder, not {type(name).__name__}.")
+    from cmt_memory.model.modeling import bundled
+
+    if bundled(str(name)) or (Path(name) / "cmt.safetensors").exists():
+        return CMTModel.from_pretrained(name)
+    return CMTModel.from_llm(name)
+
+
+def _answer(completion: Completion, hits: list[MemoryHit], searched: float) -> Answer:
+    used = hits[: completion.memories]
+    timings = {"search": searched, **{name: value for name, value in completion.timings.items()}}
+    for name in ("first_token", "total"):
+        if name in timings:
+            timings[name] += searched
+    return Answer(completion.text, used, bool(used), completion.usage, timings)
+
+
+def _streamed(
+    pieces: Generator[str, None, Completion], hits: list[MemoryHit], searched: float
+) -> Generator[str, None, Answer]:
+    completion = yield from pieces
+    return _answer(completion, hits, searched)
+
+
+def _report(on_progress: Callable[[list[str]], None] | None, ids: list[str]) -> None:
+    if on_progress is not None and ids:
+        on_progress(ids)
+
+
+def _id_list(ids: str | Sequence[str]) -> list[str]:
+    given = [ids] if isinstance(ids, str) else list(ids)
+    if not all(isinstance(id, str) for id in given):
+        raise InvalidInputError(f"ids must be strings, not {given!r}.")
+    return given
