@@ -49,7 +49,8 @@ class MemoryBank:
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
         StoreCorruptError: The ledger cannot be read.
-        InvalidInputError: ``read_only`` and there is no bank, or ``keep_text=False`` and the bank keeps texts.
+        InvalidInputError: ``read_only`` and there is no bank, or ``keep_text=False`` and the bank keeps
+            texts.
     """
 
     def __init__(
@@ -144,9 +145,7 @@ class MemoryBank:
         """
         self._check_open()
         if not self.keep_text and len(self):
-            raise InvalidInputError(
-                "this store keeps no text, so its vectors cannot be made by another encoder."
-            )
+            raise InvalidInputError("this store keeps no text, so its vectors cannot be made by another encoder.")
         keys = [key for keys in self._queries.passages_of(self.ids()).values() for key in keys]
         done = 0
         self._ledger.set_meta("encoder", {"id": id, "dimension": dimension})
@@ -251,6 +250,20 @@ class MemoryBank:
                 memories[key] = decode_memory(self._payload(passage_id, *stored[key]))
         return [memories[key] for key in keys]
 
+    def payload_digests(self, passage_ids: Sequence[str]) -> list[str]:
+        """The sha256 of each passage's memory, in the order asked for, without reading it.
+
+        Raises:
+            InvalidInputError: A passage is unknown or not compressed yet.
+        """
+        self._check_open()
+        keys = self._queries.passage_keys(passage_ids)
+        stored = self._queries.payload_digests(keys)
+        for passage_id, key in zip(passage_ids, keys, strict=True):
+            if key not in stored:
+                raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
+        return [stored[key].hex() for key in keys]
+
     def uncompressed(self) -> list[str]:
         """Ids of the passages that have no memory yet."""
         self._check_open()
@@ -259,9 +272,7 @@ class MemoryBank:
 
     # -- search ---------------------------------------------------------------------------------------------
 
-    def search_vectors(
-        self, vector: Vector, k: int, condition: Condition | None = None
-    ) -> list[tuple[int, float]]:
+    def search_vectors(self, vector: Vector, k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
         """The nearest passages with their cosine, nearest first.
 
         Args:
@@ -290,9 +301,7 @@ class MemoryBank:
                 break
         return self._exact.search(vector, k, condition)
 
-    def search_words(
-        self, words: Sequence[str], k: int, condition: Condition | None = None
-    ) -> list[tuple[int, float]]:
+    def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
         """Passages with any of the words, best first, with their BM25 value (higher is better).
 
         Args:

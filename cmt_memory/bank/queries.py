@@ -51,9 +51,7 @@ class Queries:
         """
         rows = self._all("SELECT sha256, data FROM assets WHERE name = ?", (name,))
         if rows and sha256(rows[0][1]).digest() != rows[0][0]:
-            raise StoreCorruptError(
-                f"the asset {name!r} of the store is damaged; restore the folder from a copy."
-            )
+            raise StoreCorruptError(f"the asset {name!r} of the store is damaged; restore the folder from a copy.")
         return bytes(rows[0][1]) if rows else None
 
     # -- documents ------------------------------------------------------------------------------------------
@@ -128,9 +126,7 @@ class Queries:
         found = {f"{id}#{n}": key for id, n, key in rows}
         unknown = [passage_id for passage_id in passage_ids if passage_id not in found]
         if unknown:
-            raise InvalidInputError(
-                f"unknown passages {unknown[:10]}; a passage is named '<document id>#<n>'."
-            )
+            raise InvalidInputError(f"unknown passages {unknown[:10]}; a passage is named '<document id>#<n>'.")
         return [found[passage_id] for passage_id in passage_ids]
 
     def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
@@ -154,11 +150,14 @@ class Queries:
         rows = self._in("SELECT passage, sha256, data FROM payloads WHERE passage IN (%s)", keys)
         return {row[0]: (row[1], row[2]) for row in rows}
 
+    def payload_digests(self, keys: Sequence[int]) -> dict[int, bytes]:
+        """The sha256 of each payload."""
+        rows = self._in("SELECT passage, sha256 FROM payloads WHERE passage IN (%s)", keys)
+        return {row[0]: row[1] for row in rows}
+
     def without_payload(self) -> list[int]:
         """Keys of the passages that are not compressed yet."""
-        rows = self._all(
-            "SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key"
-        )
+        rows = self._all("SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key")
         return [row[0] for row in rows]
 
     # -- index ----------------------------------------------------------------------------------------------
@@ -191,9 +190,7 @@ class Queries:
 
     # -- words ----------------------------------------------------------------------------------------------
 
-    def search_words(
-        self, words: Sequence[str], limit: int, condition: Condition | None
-    ) -> list[tuple[int, float]]:
+    def search_words(self, words: Sequence[str], limit: int, condition: Condition | None) -> list[tuple[int, float]]:
         """Passages with any of the words, best BM25 first, with that value (higher is better)."""
         quoted = " OR ".join('"' + word.replace('"', '""') + '"' for word in words)
         sql = "SELECT lexicon.rowid, -lexicon.rank FROM lexicon"
@@ -208,23 +205,16 @@ class Queries:
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
         """In how many passages each word occurs; words in none are left out."""
-        return {
-            row[0]: row[1]
-            for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)
-        }
+        return {row[0]: row[1] for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)}
 
     # -- sizes ----------------------------------------------------------------------------------------------
 
     def totals(self) -> dict[str, int]:
         """Documents, passages, tokens, bytes of the texts and of the payloads."""
         with self._database.read() as connection:
-            documents, text_bytes = connection.execute(
-                "SELECT count(*), total(bytes) FROM documents"
-            ).fetchone()
+            documents, text_bytes = connection.execute("SELECT count(*), total(bytes) FROM documents").fetchone()
             passages, tokens = connection.execute("SELECT count(*), total(n_tokens) FROM passages").fetchone()
-            payloads, payload_bytes = connection.execute(
-                "SELECT count(*), total(bytes) FROM payloads"
-            ).fetchone()
+            payloads, payload_bytes = connection.execute("SELECT count(*), total(bytes) FROM payloads").fetchone()
         return {
             "documents": documents,
             "passages": passages,
