@@ -133,14 +133,17 @@ def content_id(text: str, metadata: Mapping[str, Any] | None = None) -> str:
 
 
 def coerce_documents(
-    items: Any, *, metadatas: Sequence[Mapping[str, Any] | None] | None = None, ids: Sequence[str | None] | None = None
+    items: Any,
+    *,
+    metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+    ids: Sequence[str | None] | None = None,
 ) -> CoercedDocuments:
     """Turn what users pass in into documents with ids, checking everything first.
 
     Args:
         items: One or an iterable of: a text, a :class:`Document`, a dict with ``text`` (or ``page_content``,
-            ``content``), ``metadata`` and ``id``, an object with ``page_content`` and ``metadata``, or an object
-            with ``get_content()`` (or ``text``), ``metadata`` and ``node_id`` (or ``id_``).
+            ``content``), ``metadata`` and ``id``, an object with ``page_content`` and ``metadata``, or an
+            object with ``get_content()`` (or ``text``), ``metadata`` and ``node_id`` (or ``id_``).
         metadatas: Metadata per item, laid over the item's own.
         ids: Id per item in place of the item's own; ``None`` keeps it.
 
@@ -149,8 +152,9 @@ def coerce_documents(
         given twice is one document with two positions.
 
     Raises:
-        InvalidInputError: An item is empty, only whitespace or not a document, has lone surrogates or metadata
-            that is not JSON, or an id is used for two different contents. The message names the position.
+        InvalidInputError: An item is empty, only whitespace or not a document, has lone surrogates or
+            metadata that is not JSON, or an id is used for two different contents. The message names the
+            position.
     """
     given = _as_list(items)
     for name, values in (("metadatas", metadatas), ("ids", ids)):
@@ -198,7 +202,11 @@ def _parts(item: Any, position: int) -> tuple[Any, dict[str, Any], Any]:
     if isinstance(item, Mapping):
         return _mapping_parts(item, position)
     if hasattr(item, "page_content"):
-        return item.page_content, _mapping(getattr(item, "metadata", None), position), getattr(item, "id", None)
+        return (
+            item.page_content,
+            _mapping(getattr(item, "metadata", None), position),
+            getattr(item, "id", None),
+        )
     get_content = getattr(item, "get_content", None)
     if callable(get_content) or isinstance(getattr(item, "text", None), str):
         text = get_content() if callable(get_content) else item.text

@@ -25,7 +25,7 @@ from cmt_memory.errors import InvalidInputError, StoreClosedError, StoreCorruptE
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-    from cmt_memory.bank.codec import Memory
+    from cmt_memory.model.memory import Memory
 
 Change = Literal["new", "same", "metadata", "text"]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from cmt_memory.model.memory import Memory
 
 SlotDtype = Literal["int8", "float16", "native"]
 
@@ -27,26 +28,12 @@ _NATIVE = (torch.float32, torch.float16, torch.bfloat16)
 _MAX_SCALE = 2.679303e36
 
 
-class Memory(NamedTuple):
-    """The slots of one passage as they come out of the bank.
-
-    Args:
-        slots: ``[slots, dims]``; float32 when stored as int8, else the stored dtype.
-        positions: ``[slots]`` float32, place of each slot in its passage, in tokens.
-        n_tokens: Tokens of the passage.
-    """
-
-    slots: Tensor
-    positions: Tensor
-    n_tokens: int
-
-
 def encode_memory(slots: Tensor, positions: Tensor, n_tokens: int, slot_dtype: SlotDtype = "int8") -> bytes:
     """Write the slots of one passage as a safetensors blob.
 
     ``int8`` keeps one float32 scale per slot and group of 256 dims, so an error is at most half a scale, i.e.
-    1/254 of the group's largest value; ``float16`` rounds; ``native`` keeps float32, float16 or bfloat16 bit by
-    bit. Positions are exact: half-integers below 16,384 take two bytes each, others four.
+    1/254 of the group's largest value; ``float16`` rounds; ``native`` keeps float32, float16 or bfloat16 bit
+    by bit. Positions are exact: half-integers below 16,384 take two bytes each, others four.
 
     Args:
         slots: ``[slots, dims]``.
@@ -65,23 +52,17 @@ def encode_memory(slots: Tensor, positions: Tensor, n_tokens: int, slot_dtype: S
             f"slots {list(slots.shape)} and positions {list(positions.shape)}; expected [slots, dims] and [slots]."
         )
     if not (bool(torch.isfinite(slots).all()) and bool(torch.isfinite(positions).all())):
-        raise InvalidInputError(
-            "the memory holds NaN or infinite values; compress in a wider dtype (float32)."
-        )
+        raise InvalidInputError("the memory holds NaN or infinite values; compress in a wider dtype (float32).")
     tensors = {"positions": _pack_positions(positions)}
     if slot_dtype == "int8":
         tensors["scales"], tensors["slots"] = _quantise(slots.to(torch.float32))
     elif slot_dtype == "float16":
         tensors["slots"] = slots.to(torch.float16)
         if not bool(torch.isfinite(tensors["slots"]).all()):
-            raise InvalidInputError(
-                "slots beyond 65,504 do not fit float16; use slot_dtype='int8' or 'native'."
-            )
+            raise InvalidInputError("slots beyond 65,504 do not fit float16; use slot_dtype='int8' or 'native'.")
     elif slot_dtype == "native":
         if slots.dtype not in _NATIVE:
-            raise InvalidInputError(
-                f"slots are {slots.dtype}; native slots are float32, float16 or bfloat16."
-            )
+            raise InvalidInputError(f"slots are {slots.dtype}; native slots are float32, float16 or bfloat16.")
         tensors["slots"] = slots
     else:
         raise InvalidInputError(f"slot_dtype is {slot_dtype!r}; expected 'int8', 'float16' or 'native'.")
@@ -92,6 +73,9 @@ def decode_memory(blob: bytes | bytearray) -> Memory:
     """Read what :func:`encode_memory` wrote.
 
     A ``bytearray`` is used in place: the tensors of a native memory share its storage.
+
+    Returns:
+        The memory; its slots are float32 when stored as int8, else of the stored dtype.
 
     Raises:
         StoreCorruptError: The blob is not a memory.

@@ -15,9 +15,10 @@ FORMAT = 1
 TOKENIZER = "unicode61 remove_diacritics 2"
 _BUSY_SECONDS = 60.0
 
-# `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1 from then on; `changes` counts
-# commits, so that whoever caches can see that something changed. Rows that scans touch stay small: texts, vectors and payloads are apart from or behind them. AUTOINCREMENT never
-# reuses a key, so that a key left behind in the index cannot come to mean another passage.
+# `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1 from then on; `changes`
+# counts commits, so that whoever caches can see that something changed. Rows that scans touch stay small:
+# texts, vectors and payloads are apart from or behind them. AUTOINCREMENT never reuses a key, so that a key
+# left behind in the index cannot come to mean another passage.
 _SCHEMA = f"""
 CREATE TABLE store_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE changes (number INTEGER NOT NULL);
@@ -81,9 +82,7 @@ class Database:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if read_only and not path.exists():
-            raise InvalidInputError(
-                f"{path.parent} holds no store; give the folder of one, or open it for writing."
-            )
+            raise InvalidInputError(f"{path.parent} holds no store; give the folder of one, or open it for writing.")
         self.path = path
         self.read_only = read_only
         self._pid = os.getpid()
@@ -129,9 +128,7 @@ class Database:
         with self._write_lock:
             self._check_open()
             if self._writer is None:
-                raise InvalidInputError(
-                    "the store was opened read_only; open it without read_only to change it."
-                )
+                raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
@@ -151,9 +148,7 @@ class Database:
         with self._write_lock:
             self._check_open()
             if self._writer is None:
-                raise InvalidInputError(
-                    "the store was opened read_only; open it without read_only to change it."
-                )
+                raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
             try:
                 yield self._writer
             except sqlite3.DatabaseError as error:
@@ -173,18 +168,14 @@ class Database:
         if self._closed:
             raise StoreClosedError("the store was closed; open it again to use it.")
         if os.getpid() != self._pid:
-            raise StoreClosedError(
-                "the store was opened before this process was forked; open it again in the child."
-            )
+            raise StoreClosedError("the store was opened before this process was forked; open it again in the child.")
 
     def _connect(self) -> sqlite3.Connection:
         mode = "ro" if self.read_only else "rwc"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         wal = self.path.with_name(self.path.name + "-wal")
         if self.read_only and not wal.exists() and not os.access(self.path.parent, os.W_OK):
-            uri += (
-                "&immutable=1"  # SQLite cannot make its shared-memory file there, and nobody can be writing
-            )
+            uri += "&immutable=1"  # SQLite cannot make its shared-memory file there, and nobody can be writing
         connection = sqlite3.connect(
             uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

@@ -1,12 +1,14 @@
 """Metadata filters: one meaning, stated in Python, and its translation to SQL and to Chroma.
 
 The dialect is Chroma's ``where``. ``{"k": v}`` is ``{"k": {"$eq": v}}``; several keys or several operators in
-one dict must all hold. Operators: ``$eq $ne $gt $gte $lt $lte $in $nin`` on a key, ``$and $or $not`` around filters.
+one dict must all hold. Operators: ``$eq $ne $gt $gte $lt $lte $in $nin`` on a key, ``$and $or $not`` around
+filters.
 
-A filter sees strings, booleans, finite floats and 64-bit integers at the top level of the metadata; a key with
-any other value (``None``, lists, dicts, NaN, larger integers) counts as missing. Values of different kinds (number,
-string, boolean) are never equal, ``1`` and ``1.0`` are. ``$ne`` and ``$nin`` hold for a missing key, the others do
-not. Strings are ordered by code point, so ISO dates can be compared; booleans have no order.
+A filter sees strings, booleans, finite floats and 64-bit integers at the top level of the metadata; a key
+with any other value (``None``, lists, dicts, NaN, larger integers) counts as missing. Values of different
+kinds (number, string, boolean) are never equal, ``1`` and ``1.0`` are. ``$ne`` and ``$nin`` hold for a
+missing key, the others do not. Strings are ordered by code point, so ISO dates can be compared; booleans have
+no order.
 """
 
 from __future__ import annotations
@@ -204,9 +206,7 @@ def _indexable(value: Any) -> bool:
 
 def _parse(filter: Any, path: str) -> Condition:
     if not isinstance(filter, Mapping):
-        raise InvalidInputError(
-            f"{path} is {filter!r}; expected a dict such as {{'year': {{'$gte': 1815}}}}."
-        )
+        raise InvalidInputError(f"{path} is {filter!r}; expected a dict such as {{'year': {{'$gte': 1815}}}}.")
     parts: list[Condition] = []
     for key, value in filter.items():
         if not isinstance(key, str):
@@ -250,9 +250,7 @@ def _parse_operators(key: str, operators: Mapping[Any, Any], path: str) -> list[
 
 def _operand(value: Any, path: str) -> Any:
     if not is_filterable(value):
-        raise InvalidInputError(
-            f"{path} is {value!r}; expected a str, a bool, a finite float or a 64-bit int."
-        )
+        raise InvalidInputError(f"{path} is {value!r}; expected a str, a bool, a finite float or a 64-bit int.")
     return value
 
 

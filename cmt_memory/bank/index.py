@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmt_memory.bank.filters import index_metadata
 from cmt_memory.bank.records import Vector
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
-_SPACE = "cosine"
+_SPACE: Literal["cosine"] = "cosine"
 
 
 class IndexBrokenError(CMTError):
@@ -26,8 +26,8 @@ class VectorIndex:
     """A Chroma collection of explicit vectors with cosine distance.
 
     Chroma is imported and opened at the first use. An entry's id is the passage's key, which never comes to
-    mean another passage, so an entry is written once and never changed: Chroma would merge the old metadata into
-    the new.
+    mean another passage, so an entry is written once and never changed: Chroma would merge the old metadata
+    into the new.
 
     Args:
         folder: Folder of the embedded index; not used with ``client``.
@@ -79,9 +79,7 @@ class VectorIndex:
         for start in range(0, len(keys), size):
             self._call("delete", ids=[str(key) for key in keys[start : start + size]])
 
-    def query(
-        self, vector: Vector, limit: int, where: dict[str, Any] | None = None
-    ) -> list[tuple[int, float]]:
+    def query(self, vector: Vector, limit: int, where: dict[str, Any] | None = None) -> list[tuple[int, float]]:
         """The nearest entries, nearest first, with their cosine.
 
         Args:
@@ -92,9 +90,7 @@ class VectorIndex:
         Raises:
             IndexBrokenError: Chroma failed.
         """
-        found = self._call(
-            "query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"]
-        )
+        found = self._call("query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"])
         pairs = zip(found["ids"][0], found["distances"][0], strict=True)
         return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
 
@@ -118,7 +114,7 @@ class VectorIndex:
         self._collection = None
         if self._embedded and self._client is not None:
             client, self._client = self._client, None
-            client.close()
+            client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
     def _call(self, method: str, **arguments: Any) -> Any:
         from chromadb.errors import ChromaError
@@ -153,13 +149,13 @@ class VectorIndex:
         return self._client
 
     def _open(self) -> Collection:
+        from chromadb.api.collection_configuration import CreateHNSWConfiguration
+
         collection = self._connect().get_or_create_collection(
-            self._name, embedding_function=None, configuration={"hnsw": {"space": _SPACE}}
+            self._name, embedding_function=None, configuration={"hnsw": CreateHNSWConfiguration(space=_SPACE)}
         )
         # Not `collection.configuration`: it would run an embedding function named in the stored JSON.
         space = (collection.configuration_json.get("hnsw") or {}).get("space")
         if space != _SPACE:
-            raise IndexBrokenError(
-                f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}."
-            )
+            raise IndexBrokenError(f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}.")
         return collection

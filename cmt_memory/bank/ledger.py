@@ -41,9 +41,7 @@ class Ledger:
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a name."""
         with self.database.write() as connection:
-            connection.execute(
-                "REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True))
-            )
+            connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
@@ -96,9 +94,7 @@ class Ledger:
             connection.execute("DELETE FROM labels WHERE document = ?", (key,))
             _insert_labels(connection, key, metadata)
             (last,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'passages'").fetchone()
-            old = [
-                row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))
-            ]
+            old = [row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))]
             moves = [(last + number, passage) for number, passage in enumerate(old, 1)]
             connection.execute(_FORGET_TEXTS, (key,))
             connection.execute(_MARK_STALE, (key,))
@@ -108,9 +104,7 @@ class Ledger:
             )
             for table in ("vectors", "payloads"):
                 connection.executemany(f"UPDATE {table} SET passage = ? WHERE passage = ?", moves)
-            connection.execute(
-                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'passages'", (last + len(moves),)
-            )
+            connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'passages'", (last + len(moves),))
             connection.execute(
                 "INSERT INTO lexicon (rowid, text) SELECT key, text FROM passage_texts "
                 "WHERE key IN (SELECT key FROM passages WHERE document = ?)",
@@ -142,9 +136,7 @@ class Ledger:
             connection.executemany(
                 "REPLACE INTO vectors VALUES (?, ?)", [(key, _vector_blob(vector)) for key, vector in vectors]
             )
-            connection.executemany(
-                "UPDATE passages SET indexed = 0 WHERE key = ?", [(key,) for key, _ in vectors]
-            )
+            connection.executemany("UPDATE passages SET indexed = 0 WHERE key = ?", [(key,) for key, _ in vectors])
 
     def compact(self) -> None:
         """Give deleted space back to the disk; afterwards no file holds what was deleted."""

@@ -42,11 +42,11 @@ def split_passages(text: str, tokenizer: Any, passage_tokens: int = 512, overlap
 
     A passage ends at the last paragraph, else sentence, else line or word that ends in the last third of
     its window, and the next one begins up to ``overlap`` tokens earlier, at a sentence where there is one.
-    Together they hold every character that is not whitespace. A passage with the blank line that follows it in
-    a prompt has at most two tokens more; only a single character that is longer by itself exceeds that.
+    Together they hold every character that is not whitespace. A passage with the blank line that follows it
+    in a prompt has at most two tokens more; only a single character that is longer by itself exceeds that.
 
-    With a tokenizer that has no offsets (a slow one), windows are measured in words and pieces of words and each
-    passage is then checked by tokenising it.
+    With a tokenizer that has no offsets (a slow one), windows are measured in words and pieces of words and
+    each passage is then checked by tokenising it.
 
     Args:
         text: The document.
@@ -213,6 +213,4 @@ def _pieces(text: str, tokenizer: Any) -> list[tuple[int, int, int]]:
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [(start, end, 1) for start, end in encoded["offset_mapping"]]
-    return [
-        (match.start(), match.end(), _count(tokenizer, match.group())) for match in _SLOW_PIECE.finditer(text)
-    ]
+    return [(match.start(), match.end(), _count(tokenizer, match.group())) for match in _SLOW_PIECE.finditer(text)]

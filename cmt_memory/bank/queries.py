@@ -90,7 +90,8 @@ class Queries:
             "WHERE d.id IN (%s) GROUP BY d.key",
             ids,
         )
-        return {row[0]: DocumentInfo(*row[:-1], metadata=json.loads(row[-1])) for row in rows}
+        found: list[tuple[Any, ...]] = [(*row[:-1], json.loads(row[-1])) for row in rows]
+        return {row[0]: DocumentInfo(*row) for row in found}
 
     # -- passages -------------------------------------------------------------------------------------------
 
@@ -102,7 +103,8 @@ class Queries:
             "FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
             keys,
         )
-        return {row[0]: PassageRow(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows}
+        found: list[tuple[Any, ...]] = [(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows]
+        return {row[0]: PassageRow(*row) for row in found}
 
     def metadata_of(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The document's metadata for passages, without those that are gone."""

@@ -91,9 +91,7 @@ class SyncedIndex:
                     raise CMTError(f"the index cannot be rebuilt: {error}") from error
                 self._ledger.mark_indexed(waiting)
                 seconds = time.monotonic() - started
-                logger.warning(
-                    "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason
-                )
+                logger.warning("rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
             finally:
                 self._folder_lock.make_shared()
 
@@ -116,6 +114,4 @@ class SyncedIndex:
             alive = [place for place, key in enumerate(found) if key in metadatas]
             if alive:
                 kept = [found[place] for place in alive]
-                self._index.upsert(
-                    kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept]
-                )
+                self._index.upsert(kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept])

@@ -1,0 +1,139 @@
+"""Question → the passages whose memories to use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.filters import Filter, parse
+from cmt_memory.bank.records import PassageRow
+from cmt_memory.documents import MemoryHit
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.retrieval.encoders import Encoder
+from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
+from cmt_memory.retrieval.lexical import Words, idf_share, question_words
+
+CHANNELS = ("dense", "bm25")
+
+_MIN_DEPTH = 32
+_DEPTH = 4
+
+
+class Selector(Protocol):
+    """What picks the memories for a question."""
+
+    def select(
+        self, question: str, k: int = 4, filter: Filter | None = None, min_score: float | None = None
+    ) -> list[MemoryHit]:
+        """The at most ``k`` most relevant passages, best first."""
+        ...
+
+
+class HybridSelector:
+    """Dense vectors and BM25, fused.
+
+    Args:
+        bank: The bank to search.
+        encoder: The encoder of the bank's vectors; None for BM25 alone.
+        channels: ``"dense"``, ``"bm25"`` or both. A channel that the bank cannot serve (no encoder, no kept
+            text) is left out as long as another remains.
+
+    Raises:
+        InvalidInputError: An unknown channel, or none that the bank can serve.
+    """
+
+    def __init__(self, bank: MemoryBank, encoder: Encoder | None, channels: Sequence[str] = CHANNELS) -> None:
+        unknown = [channel for channel in channels if channel not in CHANNELS]
+        if isinstance(channels, str) or unknown or not channels:
+            raise InvalidInputError(f"channels is {channels!r}; expected one or both of {list(CHANNELS)}.")
+        served = {"dense": encoder is not None, "bm25": bank.keep_text}
+        self.channels = tuple(channel for channel in CHANNELS if channel in channels and served[channel])
+        if not self.channels:
+            raise InvalidInputError(
+                f"channels {list(channels)} cannot be searched: dense needs an encoder, bm25 a store with keep_text."
+            )
+        self._bank, self._encoder = bank, encoder if "dense" in self.channels else None
+        self._words = Words()
+
+    def select(
+        self, question: str, k: int = 4, filter: Filter | None = None, min_score: float | None = None
+    ) -> list[MemoryHit]:
+        """The at most ``k`` most relevant passages, best first.
+
+        Fusion decides the order; ``score`` is the cosine mapped to [0, 1], or without an encoder the share of
+        the question's idf weight found in the passage.
+
+        Args:
+            question: Any text that is not empty.
+            k: Most hits to return.
+            filter: On the documents' metadata, see :mod:`cmt_memory.bank.filters`.
+            min_score: Leave out hits with a lower ``score``.
+
+        Raises:
+            InvalidInputError: An empty question, ``k`` below 1, a filter outside the dialect, or a
+                ``min_score`` that is not a number.
+        """
+        _check(question, k, min_score)
+        condition = parse(filter)
+        depth = max(_MIN_DEPTH, _DEPTH * k)
+        search = _Search({}, {}, {})
+        if "bm25" in self.channels:
+            search.weights, words = question_words(self._bank, self._words.of(question))
+            search.bm25 = dict(self._bank.search_words(words, depth, condition))
+        nearest: list[int] = []
+        if self._encoder is not None and self._bank.count_passages():
+            vector = self._encoder.encode_query(question)
+            search.dense = dict(self._bank.search_vectors(vector, depth, condition))
+            nearest = list(search.dense)
+            search.dense |= self._bank.cosines(vector, [key for key in search.bm25 if key not in search.dense])
+        return self._hits(search, reciprocal_rank_fusion([nearest, list(search.bm25)]), k, min_score)
+
+    def _hits(self, search: _Search, ranking: list[int], k: int, min_score: float | None) -> list[MemoryHit]:
+        """The first ``k`` of the ranking that reach ``min_score``, read from the ledger ``k`` at a time."""
+        hits: list[MemoryHit] = []
+        for start in range(0, len(ranking), k):
+            some = ranking[start : start + k]
+            rows = self._bank.passages(some)
+            for key in some:
+                if key in rows:
+                    score = self._score(search, rows[key])
+                    if min_score is None or score >= min_score:
+                        hits.append(_hit(rows[key], score, search))
+            if len(hits) >= k:
+                break
+        return hits[:k]
+
+    def _score(self, search: _Search, row: PassageRow) -> float:
+        if self._encoder is not None:
+            return (1 + min(1.0, max(-1.0, search.dense.get(row.key, -1.0)))) / 2
+        return idf_share(search.weights, set(self._words.of(row.text)))
+
+
+@dataclass(slots=True)
+class _Search:
+    """Cosine and BM25 value by passage key, and the idf weight of each word of the question."""
+
+    dense: dict[int, float]
+    bm25: dict[int, float]
+    weights: dict[str, float]
+
+
+def _hit(row: PassageRow, score: float, search: _Search) -> MemoryHit:
+    channels = {"dense": search.dense, "bm25": search.bm25}
+    scores = {name: values[row.key] for name, values in channels.items() if row.key in values}
+    passage = f"{row.document}#{row.n}"
+    return MemoryHit(row.document, passage, (row.start, row.end), score, scores, row.text, row.metadata)
+
+
+def _check(question: str, k: int, min_score: float | None) -> None:
+    if not isinstance(question, str) or not question.strip():
+        raise InvalidInputError(f"the question is {question!r}; expected a text that is not empty.")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InvalidInputError(f"k is {k!r}; expected an int of at least 1.")
+    if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, int | float)):
+        raise InvalidInputError(f"min_score is {min_score!r}; expected a number or None.")
+    if min_score is not None and math.isnan(min_score):
+        raise InvalidInputError("min_score is NaN; expected a number or None.")
