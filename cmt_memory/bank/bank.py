@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.records import DocumentInfo, PassageRow, StoredDocument, Vector
 from cmt_memory.bank.sync import SyncedIndex
 from cmt_memory.documents import Document, metadata_json
-from cmt_memory.errors import InvalidInputError, StoreClosedError, StoreCorruptError
+from cmt_memory.errors import InvalidInputError, StoreCorruptError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -63,24 +64,23 @@ class MemoryBank:
     ) -> None:
         self.path = Path(path)
         self.read_only = read_only
-        self._closed = False
-        self._lock: FolderLock | None = None
         self._index: SyncedIndex | None = None
-        if not read_only:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(self.path / "lock", shared=client is not None)
-        try:
+        with ExitStack() as opened:
+            if not read_only:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = FolderLock(self.path / "lock", shared=client is not None)
+                opened.callback(lock.release)
             self._ledger = Ledger(self.path, read_only=read_only)
+            opened.callback(self._ledger.database.close)
             self._queries = Queries(self._ledger.database)
             self._exact = ExactSearch(self._queries)
             self.keep_text = self._settle_keep_text(keep_text)
-            if self._lock is not None:
+            if not read_only:
                 index = VectorIndex(self.path / "chroma", self._collection_name(), client)
-                self._index = SyncedIndex(self._ledger, self._queries, index, self._lock)
+                opened.callback(index.close)
+                self._index = SyncedIndex(self._ledger, self._queries, index, lock)
                 self._index.repair()
-        except BaseException:
-            self._release()
-            raise
+            self._opened = opened.pop_all()
 
     # -- changes --------------------------------------------------------------------------------------------
 
@@ -93,7 +93,6 @@ class MemoryBank:
             InvalidInputError: A document has no passages, or a vector has not the bank's dimension; nothing
                 was changed.
         """
-        self._check_open()
         self._check_vectors(documents)
         self._ledger.put(documents, keep_text=self.keep_text)
         self._sync()
@@ -121,7 +120,6 @@ class MemoryBank:
 
     def set_payloads(self, payloads: Sequence[tuple[str, bytes]]) -> None:
         """Give passages, by passage id, their memory or another one."""
-        self._check_open()
         keys = self._queries.passage_keys([passage_id for passage_id, _ in payloads])
         self._ledger.set_payloads([(key, payload) for key, (_, payload) in zip(keys, payloads, strict=True)])
 
@@ -132,48 +130,46 @@ class MemoryBank:
         encode: Callable[[list[str]], Vector],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Give every passage a vector by another encoder and rebuild the index.
+        """Make an encoder the bank's own: every passage without a vector by it gets one.
+
+        Does nothing where all have one; after an interruption, calling it again goes on where it stopped.
 
         Args:
             id: Name of the encoder, kept as :attr:`encoder`.
             dimension: Numbers per vector.
             encode: Texts to vectors ``[n, dimension]``.
-            on_progress: Called with the passages done and their number.
+            on_progress: Called with the passages done and the passages to do.
 
         Raises:
-            InvalidInputError: The bank keeps no text.
+            InvalidInputError: There are passages to encode and the bank keeps no text.
         """
-        self._check_open()
-        if not self.keep_text and len(self):
+        encoder = {"id": id, "dimension": dimension}
+        changed = self.encoder != encoder
+        if not self.keep_text and (self.count_passages() if changed else self._queries.without_vector()):
             raise InvalidInputError("this store keeps no text, so its vectors cannot be made by another encoder.")
-        keys = [key for keys in self._queries.passages_of(self.ids()).values() for key in keys]
-        done = 0
-        self._ledger.set_meta("encoder", {"id": id, "dimension": dimension})
-        for some in chunks(keys):
+        if changed:
+            self._ledger.forget_vectors(encoder)
+        missing = self._queries.without_vector()
+        for done, some in chunks(missing):
             rows = self._queries.passages(some)
             vectors = np.asarray(encode([rows[key].text for key in some]), np.float32)
             self._ledger.set_vectors(list(zip(some, vectors, strict=True)))
-            done += len(some)
             if on_progress is not None:
-                on_progress(done, len(keys))
-        if keys and self._index is not None:
-            self._index.rebuild(f"the encoder is now {id}")
+                on_progress(done + len(some), len(missing))
+        self._sync()
 
     # -- documents ------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Number of documents."""
-        self._check_open()
         return self._queries.count_documents()
 
     def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids of the documents in the order in which they were first added."""
-        self._check_open()
         return self._queries.ids(limit, offset)
 
     def contains(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that are in the bank."""
-        self._check_open()
         return self._queries.known(list(ids))
 
     def get(self, ids: Iterable[str]) -> list[Document]:
@@ -181,14 +177,12 @@ class MemoryBank:
 
         The text is empty in a bank that keeps none.
         """
-        self._check_open()
         wanted = list(ids)
         found = self._queries.documents(wanted)
         return [found[id] for id in wanted if id in found]
 
     def infos(self, ids: Iterable[str]) -> list[DocumentInfo]:
         """Sizes, dates and metadata without the text, in the order asked for; unknown ids are left out."""
-        self._check_open()
         wanted = list(ids)
         found = self._queries.infos(wanted)
         return [found[id] for id in wanted if id in found]
@@ -198,7 +192,6 @@ class MemoryBank:
 
         Works without kept texts too.
         """
-        self._check_open()
         known = self._queries.contents([str(document.id) for document in documents])
         return [_change(document, known.get(str(document.id))) for document in documents]
 
@@ -206,7 +199,6 @@ class MemoryBank:
 
     def passages(self, keys: Sequence[int]) -> dict[int, PassageRow]:
         """Passages by key, without those that are gone."""
-        self._check_open()
         return self._queries.passages(keys)
 
     def passage_ids(self, ids: Sequence[str]) -> list[str]:
@@ -225,7 +217,6 @@ class MemoryBank:
         Raises:
             InvalidInputError: One is unknown.
         """
-        self._check_open()
         keys = self._queries.passage_keys(passage_ids)
         rows = self._queries.passages(keys)
         return [rows[key] for key in keys]
@@ -239,7 +230,6 @@ class MemoryBank:
         """
         from cmt_memory.bank.codec import decode_memory
 
-        self._check_open()
         keys = self._queries.passage_keys(passage_ids)
         stored = self._queries.payloads(keys)
         memories: dict[int, Memory] = {}
@@ -256,7 +246,6 @@ class MemoryBank:
         Raises:
             InvalidInputError: A passage is unknown or not compressed yet.
         """
-        self._check_open()
         keys = self._queries.passage_keys(passage_ids)
         stored = self._queries.payload_digests(keys)
         for passage_id, key in zip(passage_ids, keys, strict=True):
@@ -266,7 +255,6 @@ class MemoryBank:
 
     def uncompressed(self) -> list[str]:
         """Ids of the passages that have no memory yet."""
-        self._check_open()
         rows = self._queries.passages(self._queries.without_payload())
         return [f"{row.document}#{row.n}" for row in rows.values()]
 
@@ -283,7 +271,6 @@ class MemoryBank:
         Returns:
             Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
         """
-        self._check_open()
         if self._index is None:
             return self._exact.search(vector, k, condition)
         where = None if condition is None else to_chroma(condition)
@@ -309,22 +296,18 @@ class MemoryBank:
             k: Most passages to return.
             condition: What ``filters.parse`` made of a filter.
         """
-        self._check_open()
         return self._queries.search_words(words, k, condition) if words else []
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
         """In how many passages each word occurs; words in none are left out."""
-        self._check_open()
         return self._queries.word_counts(words)
 
     def count_passages(self) -> int:
         """Number of passages."""
-        self._check_open()
         return self._queries.count_passages()
 
     def cosines(self, vector: Vector, keys: Sequence[int]) -> dict[int, float]:
         """Cosine of a question's vector with the vectors of passages, computed from the ledger."""
-        self._check_open()
         if not keys:
             return {}
         found, matrix = self._queries.vectors(keys)
@@ -340,27 +323,22 @@ class MemoryBank:
 
     def meta(self, key: str) -> Any:
         """A JSON setting of the store, or None."""
-        self._check_open()
         return self._queries.meta(key)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON setting of the store."""
-        self._check_open()
         self._ledger.set_meta(key, value)
 
     def asset(self, name: str) -> bytes | None:
         """Bytes that belong to the store, or None."""
-        self._check_open()
         return self._queries.asset(name)
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
-        self._check_open()
         self._ledger.set_asset(name, data)
 
     def changes(self) -> int:
         """Number of commits so far, by any process: equal numbers mean an equal bank."""
-        self._check_open()
         return self._queries.changes()
 
     def stats(self) -> dict[str, Any]:
@@ -372,7 +350,6 @@ class MemoryBank:
             ``index``, ``total``), ``bytes_per_document`` and ``bytes_over_text`` (bytes on disk per byte of
             text), both None for an empty bank.
         """
-        self._check_open()
         totals = self._queries.totals()
         disk = {
             "ledger": sum(_size(path) for path in self.path.glob("ledger.sqlite3*")),
@@ -390,29 +367,16 @@ class MemoryBank:
 
     def compact(self) -> None:
         """Give the space of deleted documents back; afterwards no file holds their text."""
-        self._check_open()
         self._ledger.compact()
 
     def close(self) -> None:
-        """Close files and let go of the folder; closing twice is fine."""
-        if not self._closed:
-            self._closed = True
-            self._release()
+        """Close files and let go of the folder; closing twice is fine.
 
-    def _release(self) -> None:
-        if self._index is not None:
-            self._index.close()
-        if hasattr(self, "_ledger"):
-            self._ledger.database.close()
-        if self._lock is not None:
-            self._lock.release()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosedError("the store was closed; open it again to use it.")
+        Everything else raises ``StoreClosedError`` from then on.
+        """
+        self._opened.close()
 
     def _check_known(self, ids: Sequence[str]) -> None:
-        self._check_open()
         known = self._queries.known(ids)
         unknown = [id for id in ids if id not in known]
         if unknown:

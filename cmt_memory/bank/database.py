@@ -51,6 +51,7 @@ CREATE TABLE passages (
   indexed INTEGER,
   UNIQUE (document, n)
 );
+CREATE INDEX passages_to_encode ON passages (key) WHERE indexed IS NULL;
 CREATE INDEX passages_to_index ON passages (key) WHERE indexed = 0;
 CREATE TABLE vectors (passage INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE payloads (

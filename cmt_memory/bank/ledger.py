@@ -41,7 +41,7 @@ class Ledger:
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a name."""
         with self.database.write() as connection:
-            connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+            _set_meta(connection, key, value)
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
@@ -66,8 +66,8 @@ class Ledger:
                 )
                 if row is None:
                     cursor = connection.execute(
-                        "INSERT INTO documents (id, created, sha256, characters, bytes, updated, expires, metadata, text) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        "INSERT INTO documents (id, created, sha256, characters, bytes, updated, expires, metadata, "
+                        "text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (document.id, now, *values),
                     )
                     key = int(cursor.lastrowid or 0)
@@ -129,6 +129,14 @@ class Ledger:
                 dropped |= _files(connection, "passage = ?", (key,))
                 self._insert_payload(connection, key, payload)
         self._remove_files(dropped)
+
+    def forget_vectors(self, encoder: dict[str, Any]) -> None:
+        """Drop every vector and note the encoder that is to make the new ones."""
+        with self.database.write() as connection:
+            connection.execute("INSERT OR IGNORE INTO stale SELECT passage FROM vectors")
+            connection.execute("DELETE FROM vectors")
+            connection.execute("UPDATE passages SET indexed = NULL")
+            _set_meta(connection, "encoder", encoder)
 
     def set_vectors(self, vectors: Sequence[tuple[int, Vector]]) -> None:
         """Keep the retrieval vectors of passages, by key; they count as not indexed."""
@@ -206,6 +214,10 @@ class Ledger:
             for digest in digests:
                 if not _files(connection, "sha256 = ?", (digest,)):
                     self.files.remove(digest)
+
+
+def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
+    connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
 
 _FORGET_TEXTS = (

@@ -157,6 +157,10 @@ class Queries:
         rows = self._in("SELECT passage, sha256 FROM payloads WHERE passage IN (%s)", keys)
         return {row[0]: row[1] for row in rows}
 
+    def without_vector(self) -> list[int]:
+        """Keys of the passages that no encoder has read yet."""
+        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed IS NULL ORDER BY key")]
+
     def without_payload(self) -> list[int]:
         """Keys of the passages that are not compressed yet."""
         rows = self._all("SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key")
@@ -232,15 +236,15 @@ class Queries:
             return self._all(sql % ",".join("?" * len(values)), values)
         rows: list[tuple[Any, ...]] = []
         with self._database.read() as connection:
-            for some in chunks(values):
+            for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows
 
 
-def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values, some hundreds at a time."""
+def chunks(values: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """The values, some hundreds at a time, each time with the number of those before."""
     for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]
+        yield start, values[start : start + _CHUNK]
 
 
 def stack(blobs: Sequence[bytes]) -> Vector:

@@ -103,12 +103,8 @@ class SyncedIndex:
             self.rebuild(str(error))
             return self._index.query(vector, limit, where)
 
-    def close(self) -> None:
-        """Let go of the index."""
-        self._index.close()
-
     def _write(self, keys: list[int]) -> None:
-        for some in chunks(keys):
+        for _, some in chunks(keys):
             found, vectors = self._queries.vectors(some)
             metadatas = self._queries.metadata_of(found)
             alive = [place for place, key in enumerate(found) if key in metadatas]
