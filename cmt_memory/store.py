@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,16 +16,15 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.bank.codec import encode_memory
-from cmt_memory.bank.passages import split_passages
-from cmt_memory.bank.records import StoredDocument, StoredPassage
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
-from cmt_memory.errors import CMTError, FingerprintMismatchError, InvalidInputError
-from cmt_memory.generation.generator import CMTGenerator, Completion
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.generation.generator import CMTGenerator
+from cmt_memory.generation.request import Completion
+from cmt_memory.ingestion import Ingestion, OnProgress
 from cmt_memory.model.config import CMTConfig
+from cmt_memory.model.loading import bundled
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.progress import Progress
 from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
 from cmt_memory.retrieval.selector import HybridSelector
 
@@ -37,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
-_COMMIT_TOKENS = 16_384
-_FREE_DISK_FACTOR = 2
 
 
 class CMTMemoryStore:
@@ -56,7 +52,8 @@ class CMTMemoryStore:
         read_only: read beside a process that writes.
         keep_text: keep the texts; without them there is no `mode="text"`, no BM25 and no recompressing.
         channels: how to search: `"dense"`, `"bm25"` or both.
-        passage_tokens: the longest passage that becomes one memory, in the LM's tokens.
+        passage_tokens: the longest passage that becomes one memory, in the LM's tokens; at most half of its
+            positions.
         passage_overlap: tokens that neighbouring passages share.
         slot_dtype: `"int8"`, `"float16"` or `"native"`; lossless memories (ratio 1, `latent="full"`) are always kept
             in the LM's own dtype.
@@ -88,15 +85,20 @@ class CMTMemoryStore:
         slot_dtype: Literal["int8", "float16", "native"] = "int8",
     ) -> None:
         self.path = Path(path)
-        self.passage_tokens = passage_tokens
-        self.passage_overlap = passage_overlap
         self._add_lock = threading.Lock()
         given = model if isinstance(model, CMTModel) else load_model(model)
         self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client)
         try:
             self.model = self._settle_model(given)
-            self.slot_dtype = "native" if self.model.is_exact else slot_dtype
             self.encoder = self._settle_encoder(encoder)
+            self._ingestion = Ingestion(
+                self.bank,
+                self.model,
+                self.encoder,
+                passage_tokens=passage_tokens,
+                passage_overlap=passage_overlap,
+                slot_dtype=slot_dtype,
+            )
             self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
             self.generator = CMTGenerator(self.model, source=self)
         except BaseException:
@@ -112,7 +114,7 @@ class CMTMemoryStore:
         metadatas: Sequence[dict[str, Any] | None] | None = None,
         ids: Sequence[str | None] | None = None,
         show_progress: bool = False,
-        on_progress: Callable[[list[str]], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[str]:
         """Compress documents and keep them; what is there already costs no LM pass.
 
@@ -136,67 +138,8 @@ class CMTMemoryStore:
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
         with self._add_lock:
-            changes = self.bank.compare(coerced.documents)
-            todo = []
-            for document, change in zip(coerced.documents, changes, strict=True):
-                if change == "metadata":
-                    self.bank.set_metadata(str(document.id), document.metadata)
-                if change in ("metadata", "same"):
-                    _report(on_progress, [str(document.id)])
-                else:
-                    todo.append(document)
-            with Progress("Compressing", sum(len(d.text) for d in todo), unit="chars", show=show_progress) as bar:
-                for batch in self._commits(todo):
-                    self.bank.put(self._compress(batch))
-                    _report(on_progress, [str(document.id) for document, _ in batch])
-                    bar.advance(sum(len(document.text) for document, _ in batch))
+            self._ingestion.add(coerced.documents, show_progress=show_progress, on_progress=on_progress)
         return coerced.ids
-
-    def _commits(self, documents: Sequence[Document]) -> Iterable[list[tuple[Document, list[StoredPassage]]]]:
-        """Documents with their passages, as many at a time as one commit takes; the disk's room is checked first."""
-        split = [(document, self._split(document)) for document in documents]
-        self._check_disk(sum(p.n_tokens for _, passages in split for p in passages))
-        batch: list[tuple[Document, list[StoredPassage]]] = []
-        tokens = 0
-        for document, passages in split:
-            batch.append((document, passages))
-            tokens += sum(passage.n_tokens for passage in passages)
-            if tokens >= _COMMIT_TOKENS:
-                yield batch
-                batch, tokens = [], 0
-        if batch:
-            yield batch
-
-    def _split(self, document: Document) -> list[StoredPassage]:
-        found = split_passages(
-            document.text, self.model.lm.tokenizer, self.passage_tokens, self.passage_overlap
-        )
-        return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
-
-    def _compress(self, batch: list[tuple[Document, list[StoredPassage]]]) -> list[StoredDocument]:
-        texts = [document.text[p.start : p.end] for document, passages in batch for p in passages]
-        flat = [passage for _, passages in batch for passage in passages]
-        memories = self.model.compress(texts)
-        vectors = self.encoder.encode_documents(texts) if self.encoder is not None else [None] * len(texts)
-        for passage, memory, vector in zip(flat, memories, vectors, strict=True):
-            passage.payload = encode_memory(
-                memory.slots, memory.positions, memory.n_tokens, self.slot_dtype  # type: ignore[arg-type]
-            )
-            passage.vector = vector
-        return [
-            StoredDocument(str(document.id), document.text, document.metadata, passages)
-            for document, passages in batch
-        ]
-
-    def _check_disk(self, tokens: int) -> None:
-        bytes_per_number = {"int8": 1, "float16": 2}.get(self.slot_dtype, self.model.lm.dtype.itemsize)
-        needed = _FREE_DISK_FACTOR * tokens * self.model.slot_width * bytes_per_number // self.model.config.ratio
-        free = shutil.disk_usage(self.path).free
-        if needed > free:
-            raise InvalidInputError(
-                f"{tokens} tokens of documents need about {needed / 1e6:.0f} MB of memories, but {self.path} has "
-                f"{free / 1e6:.0f} MB free; free some space, or use a higher ratio or a smaller latent."
-            )
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:
         """Documents by id, in the order asked for; unknown ids are left out."""
@@ -364,7 +307,7 @@ class CMTMemoryStore:
             "model": config.lm,
             "ratio": config.ratio,
             "latent": config.latent,
-            "slot_dtype": self.slot_dtype,
+            "slot_dtype": self._ingestion.slot_dtype,
             "encoder": self.encoder.id if self.encoder is not None else None,
         }
 
@@ -416,7 +359,12 @@ class CMTMemoryStore:
         if stored is None:
             self.bank.set_meta("encoder", {"id": resolved.id, "dimension": resolved.dimension})
         elif stored["id"] != resolved.id:
-            logger.warning("%s was searched by %s; encoding its passages anew by %s", self.path, stored["id"], resolved.id)
+            logger.warning(
+                "%s was searched by %s; encoding its passages anew by %s",
+                self.path,
+                stored["id"],
+                resolved.id,
+            )
             self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
         return resolved
 
@@ -425,8 +373,6 @@ def load_model(name: str) -> CMTModel:
     """A model by name: bundled (`"cmt-tiny"`), a folder that `save_pretrained` wrote, or any LM's id or folder."""
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"model must be a CMTModel, a name or a folder, not {type(name).__name__}.")
-    from cmt_memory.model.modeling import bundled
-
     if bundled(str(name)) or (Path(name) / "cmt.safetensors").exists():
         return CMTModel.from_pretrained(name)
     return CMTModel.from_llm(name)
@@ -446,11 +392,6 @@ def _streamed(
 ) -> Generator[str, None, Answer]:
     completion = yield from pieces
     return _answer(completion, hits, searched)
-
-
-def _report(on_progress: Callable[[list[str]], None] | None, ids: list[str]) -> None:
-    if on_progress is not None and ids:
-        on_progress(ids)
 
 
 def _id_list(ids: str | Sequence[str]) -> list[str]:

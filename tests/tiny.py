@@ -145,7 +145,11 @@ def redraw(model: PreTrainedModel, std: float = 0.15) -> PreTrainedModel:
 
 def tiny_lm(family: str, vocabulary: int = 512, **overrides: object) -> PreTrainedModel:
     """A tiny model of one architecture, random but far from constant."""
-    settings = {**FAMILIES, **HYBRIDS}[family] | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
+    settings = {**FAMILIES, **HYBRIDS}[family] | {
+        "vocab_size": vocabulary,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
     settings = settings | overrides
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     torch.manual_seed(0)

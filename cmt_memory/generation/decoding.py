@@ -65,8 +65,7 @@ class TextStream:
         return self._release(final=True)
 
     def _decode(self, start: int, stop: int) -> str:
-        text: str = self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=True)
-        return text
+        return str(self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=True))
 
     def _release(self, *, final: bool) -> str:
         if not self.text:

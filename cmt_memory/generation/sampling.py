@@ -81,7 +81,7 @@ class MemoryContrast(LogitsProcessor):
             self._positions = self._positions[:, -1:] + 1
         inputs = {"position_ids": self._positions} if self._lm.takes_positions else {}
         with torch.no_grad():
-            logits = self._lm.model(
+            logits: Tensor = self._lm.model(
                 input_ids=new, attention_mask=self._mask, past_key_values=self._cache, use_cache=True,
                 logits_to_keep=1, **inputs,
             ).logits[:, -1]  # fmt: skip
@@ -91,7 +91,11 @@ class MemoryContrast(LogitsProcessor):
 
 
 def processors(
-    temperature: float, top_p: float, seeds: Sequence[int | None], device: torch.device, contrast: MemoryContrast | None
+    temperature: float,
+    top_p: float,
+    seeds: Sequence[int | None],
+    device: torch.device,
+    contrast: MemoryContrast | None,
 ) -> LogitsProcessorList:
     """What stands between the LM's logits and the choice of the largest."""
     chosen = LogitsProcessorList()

@@ -17,7 +17,6 @@ from transformers import DynamicCache
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """What a layer's rotary embedding was given and gave: `[B, H, n, D]` each, queries with all their heads."""

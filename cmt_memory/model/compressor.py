@@ -51,7 +51,7 @@ class ReadingCompressor(Compressor):
         self.projection = projection
 
     def n_slots(self, n_tokens: int) -> int:
-        """k = ⌈n / ratio⌉."""
+        """How many slots a document gets: ⌈n / ratio⌉."""
         return math.ceil(n_tokens / self.ratio)
 
     def _project(self, part: Tensor, offset: int, total: Tensor | None, width: int) -> Tensor:
@@ -118,9 +118,7 @@ class KeptCompressor(ReadingCompressor):
             rows: Tensor | None = None
             scores = torch.zeros(n, device=lm.device)
 
-            def on_layer(
-                layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None, n: int = n
-            ) -> None:
+            def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None, n: int = n) -> None:
                 nonlocal rows, scores
                 document_rows = slice(head, head + n)
                 kept = lm.unplaced_keys(keys, rotation)[:, :, document_rows]
@@ -149,7 +147,8 @@ def _look_back(keys: Tensor, rotation: Rotation | None, document: slice, n: int)
     groups = queries.shape[0] // keys.shape[1]
     seen = keys[0, :, : document.stop].repeat_interleave(groups, dim=0)
     attention = (queries.float() @ seen.float().transpose(1, 2) / math.sqrt(keys.shape[-1])).softmax(-1)
-    return attention[..., document].amax(dim=(0, 1))
+    strongest: Tensor = attention[..., document].amax(dim=(0, 1))
+    return strongest
 
 
 def pad_after_head(lm: FrozenLM, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -169,7 +168,9 @@ def pool(rows: Tensor, lengths: Tensor, ratio: int) -> Tensor:
     inside = torch.arange(spans * ratio, device=rows.device)[None] < lengths.to(rows.device)[:, None]
     rows = nn.functional.pad(rows, (0, 0, 0, spans * ratio - n)) * inside[..., None]
     counts = inside.view(batch, spans, ratio).sum(-1).clamp(min=1)
-    return rows.view(batch, spans, ratio, width).sum(2) / counts[..., None]
+    sums: Tensor = rows.view(batch, spans, ratio, width).sum(2)
+    means: Tensor = sums / counts[..., None]
+    return means
 
 
 def span_positions(n_tokens: int, ratio: int) -> Tensor:

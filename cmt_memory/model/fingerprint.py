@@ -37,10 +37,8 @@ def lm_digest(model: PreTrainedModel, revision: str | None = None) -> str:
     """
     config = json.dumps(_stable(model.config.to_dict()), sort_keys=True, default=str)
     files = _weight_files(str(model.config._name_or_path or ""), revision)
-    if files and _matches_files(model, files):
-        weights = _digest_files(files)
-    else:
-        weights = _digest_tensors(model.state_dict())
+    on_disk = bool(files) and _matches_files(model, files)
+    weights = _digest_files(files) if on_disk else _digest_tensors(model.state_dict())
     return _sha(config, weights)
 
 

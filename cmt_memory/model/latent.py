@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.prompt import encode_document
+
+logger = logging.getLogger(__name__)
 
 FIT_TOKENS = 8192
+_FIT_SEQUENCE = 512
 _FIT_BYTES = 1 << 30
 _OVERSAMPLING = 16
 _POWER_ITERATIONS = 2
@@ -57,11 +67,35 @@ class Projection(nn.Module):
     def down_block(self, part: Tensor, offset: int) -> Tensor:
         """One layer's contribution `[.., d]`, from its part `[.., w]` of the full slot at `offset`."""
         columns = slice(offset, offset + part.shape[-1])
-        return (part.float() - self.mean[columns]) @ self.encoder[:, columns].T
+        latent: Tensor = (part.float() - self.mean[columns]) @ self.encoder[:, columns].T
+        return latent
 
     def up(self, latent: Tensor) -> Tensor:
         """`[.., d]` back to `[.., width]`, float32."""
-        return torch.addmm(self.mean, latent.flatten(0, -2).float(), self.decoder).unflatten(0, latent.shape[:-1])
+        rows = torch.addmm(self.mean, latent.flatten(0, -2).float(), self.decoder)
+        return rows.view(*latent.shape[:-1], -1)
+
+
+def fit_latent(lm: FrozenLM, size: int, texts: Sequence[str], lm_digest: str) -> Projection:
+    """The PCA of an LM's slots on given texts; fitted once, then read from the user's cache.
+
+    Args:
+        lm: the frozen LM.
+        size: latent dimensions d.
+        texts: what to fit on; their first 8,192 tokens count.
+        lm_digest: names the LM in the cache (`CMT_CACHE`, else `~/.cache/cmt-memory`).
+    """
+    path = _cache_path(lm_digest, lm, size, texts)
+    if path.exists():
+        return Projection.from_tensors(load_file(path))
+    logger.info("fitting %d latent dimensions of %s", size, type(lm.model).__name__)
+    rows = collect_rows(lm, _take_tokens(lm, texts, rows_that_fit(lm.layout.width)))
+    projection = fit_projection(rows, size, lm.layout.block_sizes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    save_file(projection.tensors(), partial)
+    partial.replace(path)
+    return projection
 
 
 def rows_that_fit(width: int) -> int:
@@ -86,7 +120,10 @@ def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scale
     weight = torch.ones(width)
     if scaled:
         weight = torch.cat(
-            [(1 / block.square().mean().sqrt().clamp(min=1e-6)).expand(block.shape[1]) for block in rows.split(list(block_sizes), dim=1)]
+            [
+                (1 / block.square().mean().sqrt().clamp(min=1e-6)).expand(block.shape[1])
+                for block in rows.split(list(block_sizes), dim=1)
+            ]
         )
         rows.mul_(weight)
     generator = torch.Generator().manual_seed(0)
@@ -121,3 +158,33 @@ def collect_rows(lm: FrozenLM, documents: list[list[int]]) -> Tensor:
         lm.read(torch.tensor([[*lm.prompt.head_ids, *document]]), on_layer)
         start = stop
     return rows
+
+
+def calibration_texts() -> list[str]:
+    """The passages shipped with the package for fitting a latent."""
+    text = resources.files("cmt_memory").joinpath("assets/calibration.txt").read_text("utf-8")
+    return [passage for passage in text.split("\n\n") if passage.strip()]
+
+
+def _take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """Token ids of the texts, joined and cut into sequences of at most 512, `limit` tokens in all."""
+    longest = min(_FIT_SEQUENCE, (lm.max_positions or _FIT_SEQUENCE) - len(lm.prompt.head_ids))
+    sequences: list[list[int]] = [[]]
+    for text in texts:
+        ids = encode_document(lm.tokenizer, text)
+        while ids and limit:
+            room = min(longest - len(sequences[-1]), limit)
+            if room <= 0:
+                sequences.append([])
+                continue
+            sequences[-1] += ids[:room]
+            limit -= len(ids[:room])
+            ids = ids[room:]
+    return [sequence for sequence in sequences if sequence]
+
+
+def _cache_path(lm_digest: str, lm: FrozenLM, size: int, texts: Sequence[str]) -> Path:
+    named = "\0".join(["1", lm_digest, str(lm.prompt.head_ids), str(size), *texts])
+    key = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
+    root = Path(os.environ.get("CMT_CACHE") or Path.home() / ".cache" / "cmt-memory")
+    return root / "projections" / f"{key}.safetensors"

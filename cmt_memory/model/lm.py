@@ -89,10 +89,7 @@ class FrozenLM:
         first = self._probe_pass(ids, offset=0)
         self._refuse_layers_without_kv(set(first))
         indices = sorted(first)
-        self.layout = KVLayout(
-            LayerShape(i, first[i][0].shape[1], first[i][0].shape[3], first[i][1].shape[3], first[i][0].device)
-            for i in indices
-        )
+        self.layout = KVLayout([LayerShape.of(i, keys, values) for i, (keys, values, _) in sorted(first.items())])
         self._dtype = first[indices[0]][0].dtype
         self.scheme: PositionScheme = "alibi"
         self._rotation_groups: list[tuple[str | None, list[int]]] = []

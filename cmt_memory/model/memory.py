@@ -43,6 +43,11 @@ class LayerShape:
     value_dim: int
     device: torch.device
 
+    @classmethod
+    def of(cls, index: int, keys: Tensor, values: Tensor) -> LayerShape:
+        """The shape of a layer that computed `[B, H, n, Dk]` keys and `[B, H, n, Dv]` values."""
+        return cls(index, keys.shape[1], keys.shape[3], values.shape[3], keys.device)
+
     @property
     def width(self) -> int:
         """Numbers per token in this layer: its keys and its values."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
@@ -20,17 +18,14 @@ from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
 from cmt_memory.model.compressor import KeptCompressor, PooledCompressor, ReadingCompressor
 from cmt_memory.model.config import MAX_RATIO, CMTConfig
 from cmt_memory.model.fingerprint import lm_digest, module_digest, tokenizer_digest
-from cmt_memory.model.latent import Projection, collect_rows, fit_projection, rows_that_fit
+from cmt_memory.model.latent import Projection, calibration_texts, fit_latent
 from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.loading import bundled, load_lm, resolve_lm
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat, encode_document
 
-logger = logging.getLogger(__name__)
-
 COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
-BUNDLED = ("cmt-tiny",)
-_FIT_SEQUENCE = 512
 _BATCH_TOKENS = 4096
 
 
@@ -48,7 +43,12 @@ class CMTModel:
     """
 
     def __init__(
-        self, lm: FrozenLM, config: CMTConfig, compressor: ReadingCompressor, aggregator: Aggregator, aligner: Aligner
+        self,
+        lm: FrozenLM,
+        config: CMTConfig,
+        compressor: ReadingCompressor,
+        aggregator: Aggregator,
+        aligner: Aligner,
     ) -> None:
         self.lm = lm
         self.config = config
@@ -84,7 +84,8 @@ class CMTModel:
         Args:
             llm: a hub id, a local folder, a loaded model, or `"cmt-tiny"`.
             tokenizer: the tokenizer or its id; needed with a loaded model, else taken from `llm`.
-            ratio: document tokens per slot, 1 (unless given) to 256. 1 with `latent="full"` is lossless for a single document.
+            ratio: document tokens per slot, 1 (unless given) to 256; 1 with `latent="full"` is lossless
+                for a single document.
             latent: numbers per slot, or `"full"`; `"full"` at ratio 1, else 256, unless given.
             compressor: `"pooled"` (mean of neighbouring positions) or `"kept"` (the positions that matter);
                 the one that keeps more at this ratio, unless given.
@@ -114,8 +115,8 @@ class CMTModel:
             if device is not None:
                 model.to(torch.device(device))  # type: ignore[arg-type]
         else:
-            name = _resolve_lm(llm)
-            model = _load_lm(name, device, dtype, revision, trust_remote_code, model_kwargs)
+            name = resolve_lm(llm)
+            model = load_lm(name, device, dtype, revision, trust_remote_code, model_kwargs)
         if tokenizer is None or isinstance(tokenizer, str):
             tokenizer = AutoTokenizer.from_pretrained(
                 tokenizer or name, revision=revision, trust_remote_code=trust_remote_code
@@ -261,6 +262,10 @@ class CMTModel:
         """Whether memories keep the LM's own keys and values, all of them, as they are."""
         return self.config.ratio == 1 and self.config.latent == "full"
 
+    def exact(self) -> CMTModel:
+        """The same LM with lossless memories: every position's own keys and values."""
+        return self._build(self.lm, self.config.model_copy(update={"ratio": 1, "latent": "full"}), None)
+
     # -- documents to memories ---------------------------------------------------------------------------------
 
     def compress(self, texts: Sequence[str], *, batch_tokens: int = _BATCH_TOKENS) -> list[Memory]:
@@ -313,22 +318,10 @@ class CMTModel:
         self._made_memories = True
 
     def _fit(self, texts: Sequence[str] | None) -> None:
-        size = int(self.config.latent)
         passages = list(texts) if texts is not None else calibration_texts()
-        path = _projection_cache(self._lm_digest, self.fingerprint["head"], size, passages)
-        if path.exists():
-            projection = Projection.from_tensors(load_file(path))
-        else:
-            logger.info("fitting %d latent dimensions of %s", size, self.config.lm or type(self.lm.model).__name__)
-            documents = _take_tokens(self.lm, passages, rows_that_fit(self.lm.layout.width))
-            rows = collect_rows(self.lm, documents)
-            projection = fit_projection(rows, size, self.lm.layout.block_sizes())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            save_file(projection.tensors(), partial)
-            partial.replace(path)
-        self.compressor.projection = projection.to(self.lm.device)
-        self.aligner = LinearAligner(self.compressor.projection)
+        projection = fit_latent(self.lm, int(self.config.latent), passages, self._lm_digest).to(self.lm.device)
+        self.compressor.projection = projection
+        self.aligner = LinearAligner(projection)
 
     # -- memories to a prefix ----------------------------------------------------------------------------------
 
@@ -361,19 +354,6 @@ def default_compressor(ratio: int) -> Literal["pooled", "kept"]:
     return "pooled" if ratio == 1 else "kept"
 
 
-def bundled(name: str) -> Path | None:
-    """The folder of a model that comes with the package, or None."""
-    if name not in BUNDLED or Path(name).exists():
-        return None
-    return Path(str(resources.files("cmt_memory"))) / "assets" / name
-
-
-def calibration_texts() -> list[str]:
-    """The passages shipped with the package for fitting a latent."""
-    text = resources.files("cmt_memory").joinpath("assets/calibration.txt").read_text("utf-8")
-    return [passage for passage in text.split("\n\n") if passage.strip()]
-
-
 def _check_settings(ratio: int, latent: int | str | None, compressor: str | None) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int) or not 1 <= ratio <= MAX_RATIO:
         raise InvalidInputError(f"ratio must be a whole number from 1 to {MAX_RATIO}, not {ratio!r}.")
@@ -382,42 +362,6 @@ def _check_settings(ratio: int, latent: int | str | None, compressor: str | None
         raise InvalidInputError(f'latent must be a whole number of at least 1, or "full", not {latent!r}.')
     if compressor is not None and compressor not in COMPRESSORS:
         raise InvalidInputError(f"compressor must be one of {sorted(COMPRESSORS)}, not {compressor!r}.")
-
-
-def _resolve_lm(llm: str | os.PathLike[str]) -> str:
-    folder = bundled(str(llm))
-    return str(folder / "lm") if folder else str(llm)
-
-
-def _load_lm(
-    name: str,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
-    revision: str | None,
-    trust_remote_code: bool,
-    model_kwargs: dict[str, Any],
-) -> PreTrainedModel:
-    if "device_map" not in model_kwargs:
-        device = torch.device(device or _best_device())
-    elif device is not None:
-        raise InvalidInputError("Pass device or device_map, not both.")
-    on_cpu = device is not None and torch.device(device).type == "cpu"
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=dtype or (torch.float32 if on_cpu else "auto"),
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        **model_kwargs,
-    )
-    if device is not None:
-        model.to(device)  # type: ignore[arg-type]
-    return model
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -429,28 +373,3 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
         else:
             batches.append([i])
     return batches
-
-
-def _take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Token ids of the texts, joined and cut into sequences of at most 512, `limit` tokens in all."""
-    longest = min(_FIT_SEQUENCE, (lm.max_positions or _FIT_SEQUENCE) - len(lm.prompt.head_ids))
-    sequences: list[list[int]] = [[]]
-    for text in texts:
-        ids = encode_document(lm.tokenizer, text)
-        while ids and limit:
-            room = min(longest - len(sequences[-1]), limit)
-            if room <= 0:
-                sequences.append([])
-                continue
-            sequences[-1] += ids[:room]
-            limit -= len(ids[:room])
-            ids = ids[room:]
-    return [sequence for sequence in sequences if sequence]
-
-
-def _projection_cache(lm: str, head: str, size: int, texts: Sequence[str]) -> Path:
-    import hashlib
-
-    key = hashlib.sha256("\0".join(["1", lm, head, str(size), *texts]).encode("utf-8", "surrogatepass")).hexdigest()
-    root = Path(os.environ.get("CMT_CACHE") or Path.home() / ".cache" / "cmt-memory")
-    return root / "projections" / f"{key}.safetensors"

@@ -42,9 +42,7 @@ class PromptFormat:
             head, tail = split_at_user(text)
             head_ids = tuple(encode(tokenizer, head)) or (sink_token(tokenizer),)
             return cls(head_ids=head_ids, before="", tail=tail, stop=(), chat=True)
-        return cls(
-            head_ids=(sink_token(tokenizer),), before="Question: ", tail="\nAnswer:", stop=("\n",), chat=False
-        )
+        return cls(head_ids=(sink_token(tokenizer),), before="Question: ", tail="\nAnswer:", stop=("\n",), chat=False)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""

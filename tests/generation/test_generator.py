@@ -92,9 +92,7 @@ def test_sampling_depends_on_the_seed_alone(generator, memories):
     assert len({sample(seed) for seed in range(4)}) > 1
     assert sample(None) != sample(None)
     assert sample(3, top_p=1e-6) == generator.generate(QUESTION, memories, max_new_tokens=20, stop=()).text
-    together = generator.batch(
-        [QUESTION, "Who?"], [memories, []], temperature=1.2, seed=1, max_new_tokens=20, stop=()
-    )
+    together = generator.batch([QUESTION, "Who?"], [memories, []], temperature=1.2, seed=1, max_new_tokens=20, stop=())
     assert together[0].text == sample(1)
 
 
@@ -141,7 +139,11 @@ def test_alpha_contrasts_with_the_memory_free_pass(model, generator, memories, a
 
 def test_alpha_in_a_batch(generator, memories):
     together = generator.batch(
-        [QUESTION, "When does the shop open?"], [memories[:1], memories[1:]], alpha=0.7, max_new_tokens=8, stop=()
+        [QUESTION, "When does the shop open?"],
+        [memories[:1], memories[1:]],
+        alpha=0.7,
+        max_new_tokens=8,
+        stop=(),
     )
     alone = generator.generate(QUESTION, memories[:1], alpha=0.7, max_new_tokens=8, stop=())
     assert together[0].text == alone.text
@@ -292,7 +294,7 @@ def test_what_does_not_fit_is_packed_then_left_out_and_said(model, generator):
 def test_learned_positions_leave_out_what_cannot_stand():
     model = tiny_model("gpt2", ratio=2)
     generator = CMTGenerator(model)
-    memories = model.compress(DOCUMENTS + [" ".join(DOCUMENTS * 8)])
+    memories = model.compress([*DOCUMENTS, " ".join(DOCUMENTS * 8)])
     assert generator.generate(QUESTION, memories[:3] * 9, max_new_tokens=4).usage.left_out == 0
     late = generator.generate(QUESTION, memories, max_new_tokens=200)
     assert late.usage.left_out == 1

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from cmt_memory import CMTGenerator
-from cmt_memory.generation.generator import Settings
 from cmt_memory.model import KVPrefix, Memory
 from tests.tiny import DOCUMENTS, FAMILIES, QUESTION, tiny_lm, tiny_model, tokenizer
 
@@ -74,9 +73,7 @@ def test_controls_change_the_output(model):
 
 def test_same_logits_as_the_text_prompt(model):
     prefix = model.prefix([model.compress(DOCUMENTS[:1])])
-    torch.testing.assert_close(
-        memory_logits(model, prefix), text_logits(model, DOCUMENTS[:1]), atol=2e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(memory_logits(model, prefix), text_logits(model, DOCUMENTS[:1]), atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +103,7 @@ def test_unequal_batch_is_the_single_answers(model):
     questions = [QUESTION, "When?", "Who keeps the red locker, and since when does she keep it?", QUESTION]
     given = [memories[:1], memories[1:2], [memories[2], memories[0]], []]
     together = generator.batch(questions, given, max_new_tokens=TOKENS, stop=())
-    alone = [
-        generator.generate(q, m, max_new_tokens=TOKENS, stop=()) for q, m in zip(questions, given, strict=True)
-    ]
+    alone = [generator.generate(q, m, max_new_tokens=TOKENS, stop=()) for q, m in zip(questions, given, strict=True)]
     assert [c.text for c in together] == [c.text for c in alone]
     assert [c.usage for c in together] == [c.usage for c in alone]
 
@@ -205,4 +200,3 @@ def test_half_precision_agrees_within_prefill_noise(dtype):
         first = lm(torch.tensor([ids[:cut]]), use_cache=True)
         pieces = lm(torch.tensor([ids[cut:]]), past_key_values=first.past_key_values).logits[0, -1].float()
     assert (ours - whole).abs().max() <= 2 * (pieces - whole).abs().max() + 1e-2
-    assert Settings().max_new_tokens == 64

@@ -48,7 +48,8 @@ def test_slots_are_as_many_as_the_ratio_says(ratio, compressor, latent):
         assert memory.slots.shape == (k, model.slot_width)
         assert memory.positions.shape == (k,)
         assert (memory.positions.diff() > 0).all()
-        assert 0 <= memory.positions[0] and memory.positions[-1] <= memory.n_tokens - 1
+        assert memory.positions[0] >= 0
+        assert memory.positions[-1] <= memory.n_tokens - 1
     usage = CMTGenerator(model).generate(QUESTION, [short, long], max_new_tokens=4).usage
     assert usage.memory_slots == len(short.slots) + len(long.slots)
 

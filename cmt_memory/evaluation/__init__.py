@@ -1,0 +1,1 @@
+"""Evaluation: how much of what the text says a memory keeps."""

@@ -1,0 +1,265 @@
+"""Running the LM: prompts and prefixes to what `generate` takes, for a batch or a stream."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from cmt_memory.documents import Usage
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.generation.decoding import TextStream, Watch
+from cmt_memory.generation.prefixes import PrefixCache
+from cmt_memory.generation.request import Completion, Row, Settings
+from cmt_memory.generation.sampling import MemoryContrast, processors
+from cmt_memory.model.modeling import CMTModel
+from cmt_memory.model.prefix import KVPrefix, PrefixTooLongError
+
+
+@dataclass(slots=True)
+class Job:
+    """What one call of `generate` is given."""
+
+    input_ids: Tensor
+    mask: Tensor
+    used: list[int]
+    positions: Tensor | None = None
+    prefix: KVPrefix | None = None
+    contrast: MemoryContrast | None = None
+
+
+class Engine:
+    """Answers rows with one LM.
+
+    Args:
+        model: LM, aggregator and aligner.
+        prefixes: where assembled prefixes are kept.
+    """
+
+    def __init__(self, model: CMTModel, prefixes: PrefixCache) -> None:
+        self.model = model
+        self.lm = model.lm
+        self.prefixes = prefixes
+
+    def batch(self, rows: Sequence[Row], settings: Settings) -> list[Completion]:
+        """One batch, or one for each question length where a sliding window would see padding."""
+        if self.lm.sliding_window is None:
+            return self.run(rows, settings) if rows else []
+        groups: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(len(row.prompt.question_ids), []).append(i)
+        completions: dict[int, Completion] = {}
+        for members in groups.values():
+            completions.update(zip(members, self.run([rows[i] for i in members], settings), strict=True))
+        return [completions[i] for i in range(len(rows))]
+
+    def run(self, rows: Sequence[Row], settings: Settings) -> list[Completion]:
+        """Generate for a batch of rows and collect what each one wrote."""
+        started = time.perf_counter()
+        job = self._prepare(rows, settings)
+        prepared = time.perf_counter() - started
+        streams = [self._text_stream(row) for row in rows]
+        watch = Watch(streams, job.input_ids.shape[1], started)
+        output = self._generate(job, settings, watch)
+        if settings.num_beams > 1:
+            for stream, ids in zip(streams, output[:, job.input_ids.shape[1] :].tolist(), strict=True):
+                stream.push(ids)
+        for stream in streams:
+            stream.finish()
+        return self._completions(rows, job, streams, watch, started, prepared)
+
+    def stream(self, row: Row, settings: Settings) -> Generator[str, None, Completion]:
+        """Generate in a worker thread and hand its pieces, or its error, to the iterating thread."""
+        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        started = time.perf_counter()
+        job = self._prepare([row], settings)
+        prepared = time.perf_counter() - started
+        stream = self._text_stream(row)
+        watch = Watch([stream], job.input_ids.shape[1], started, lambda _, piece: pieces.put(piece))
+
+        def work() -> None:
+            try:
+                self._generate(job, settings, watch)
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+
+        worker = threading.Thread(target=work, name="cmt-memory-stream", daemon=True)
+        worker.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+            rest = stream.finish()
+            if rest:
+                yield rest
+        finally:
+            watch.cancelled = True
+            worker.join()
+        return self._completions([row], job, [stream], watch, started, prepared)[0]
+
+    def _text_stream(self, row: Row) -> TextStream:
+        return TextStream(self.lm.tokenizer, row.prompt.stop, self._eos_ids())
+
+    def _eos_ids(self) -> list[int]:
+        eos = self.lm.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.lm.tokenizer.eos_token_id
+        return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+    def _prepare(self, rows: Sequence[Row], settings: Settings) -> Job:
+        """Everything the LM's `generate` is given: ids, masks, positions, and the memories as a cache."""
+        if any(row.texts is not None for row in rows):
+            return self._prepare_text(rows, settings)
+        reserve = max(len(row.prompt.question_ids) for row in rows) + settings.max_new_tokens
+        self.lm.check_fits(len(rows[0].prompt.head_ids) + reserve, "Question and answer")
+        found = [self._prefix(row, len(row.prompt.question_ids) + settings.max_new_tokens) for row in rows]
+        prefix = KVPrefix.stack([prefix for prefix, _ in found])
+        ids, question_mask = self._left_pad([list(row.prompt.question_ids) for row in rows])
+        positions = prefix.starts[:, None] + (question_mask.cumsum(1) - 1).clamp(min=0)
+        job = Job(
+            input_ids=ids,
+            mask=torch.cat([prefix.mask, question_mask], dim=1),
+            positions=positions if self.lm.takes_positions else None,
+            prefix=prefix,
+            used=[used for _, used in found],
+        )
+        if settings.alpha:
+            head = KVPrefix.stack([self.model.prefix([[]], head_ids=row.prompt.head_ids) for row in rows])
+            job.contrast = MemoryContrast(
+                self.lm,
+                settings.alpha,
+                head.to_cache(self.lm),
+                torch.cat([head.mask, question_mask], dim=1),
+                head.starts[:, None] + (question_mask.cumsum(1) - 1).clamp(min=0),
+            )
+        return job
+
+    def _prepare_text(self, rows: Sequence[Row], settings: Settings) -> Job:
+        if settings.alpha:
+            raise InvalidInputError("alpha contrasts an injected memory with none; it does not go with texts.")
+        fitting = []
+        for row in rows:
+            reserve = len(row.prompt.question_ids) + settings.max_new_tokens
+            self.lm.check_fits(len(row.prompt.head_ids) + reserve, "Question and answer")
+            fitting.append(self._fitting_texts(row, reserve))
+        prompts = [row.prompt.with_documents(self.lm, texts) for row, texts in zip(rows, fitting, strict=True)]
+        ids, mask = self._left_pad(prompts)
+        return Job(input_ids=ids, mask=mask, used=[len(texts) for texts in fitting])
+
+    def _left_pad(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
+        longest = max(map(len, sequences))
+        ids = torch.full((len(sequences), longest), sequences[0][-1], device=self.lm.device)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, longest - len(sequence) :] = torch.tensor(sequence, device=self.lm.device)
+            mask[row, longest - len(sequence) :] = 1
+        return ids, mask
+
+    def _generate(self, job: Job, settings: Settings, watch: Watch) -> Tensor:
+        """`transformers`' own generate, greedy or by beams, over processed logits.
+
+        Defaults of the LM's authors that look at the prompt's text (repetition penalties) are off, because the
+        documents are not in it.
+        """
+        tokenizer = self.lm.tokenizer
+        eos = self._eos_ids()
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (eos[0] if eos else 0)
+        config = GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=False,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,
+            num_beams=settings.num_beams,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=eos or None,
+            pad_token_id=pad,
+        )
+        inputs: dict[str, Any] = {"input_ids": job.input_ids, "attention_mask": job.mask}
+        if job.positions is not None:
+            inputs["position_ids"] = job.positions
+        if job.prefix is not None:
+            inputs["past_key_values"] = job.prefix.to_cache(self.lm, settings.num_beams)
+        rows = job.input_ids.shape[0]
+        with torch.no_grad():
+            output: Tensor = self.lm.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=processors(
+                    settings.temperature, settings.top_p, [settings.seed] * rows, self.lm.device, job.contrast
+                ),
+                stopping_criteria=StoppingCriteriaList([watch] if settings.num_beams == 1 else []),
+            )
+        return output
+
+    def _completions(
+        self,
+        rows: Sequence[Row],
+        job: Job,
+        streams: Sequence[TextStream],
+        watch: Watch,
+        started: float,
+        prepared: float,
+    ) -> list[Completion]:
+        timings = {"prefix": prepared, "total": time.perf_counter() - started}
+        if watch.first_token is not None:
+            timings["first_token"] = watch.first_token
+        completions = []
+        for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
+            given = len(row.keys) if row.texts is None else len(row.texts)
+            usage = Usage(
+                prompt_tokens=int(job.mask[i, -job.input_ids.shape[1] :].sum()),
+                memory_slots=0 if job.prefix is None else job.prefix.n_slots[i],
+                completion_tokens=stream.n_tokens,
+                contrast_tokens=0 if job.contrast is None else job.contrast.tokens // len(rows),
+                left_out=given - job.used[i],
+                packed=job.prefix is not None and job.prefix.packed,
+            )
+            completions.append(
+                Completion(stream.text, usage, dict(timings), "stop" if stream.complete else "length", job.used[i])
+            )
+        return completions
+
+    def _prefix(self, row: Row, reserve: int) -> tuple[KVPrefix, int]:
+        """The row's prefix and how many of its memories are in it."""
+        key = (row.keys, row.prompt.head_ids)
+        cached = self.prefixes.get(key) if row.keys else None
+        if cached is not None and self._has_room(cached, reserve):
+            return cached, len(row.keys)
+        memories = row.load() if row.keys else []
+        for used in range(len(memories), -1, -1):
+            try:
+                prefix = self.model.prefix([memories[:used]], head_ids=row.prompt.head_ids, reserve=reserve)
+            except PrefixTooLongError:
+                if not used:
+                    raise
+                continue
+            break
+        if memories and used == len(memories) and not prefix.packed:
+            self.prefixes.put(key, prefix)
+        return prefix, used
+
+    def _has_room(self, prefix: KVPrefix, reserve: int) -> bool:
+        limit = self.lm.max_positions
+        return limit is None or int(prefix.starts.max()) + reserve <= limit
+
+    def _fitting_texts(self, row: Row, reserve: int) -> tuple[str, ...]:
+        """As many of the row's texts as fit into the LM's positions, from the most relevant on."""
+        texts = row.texts or ()
+        limit = self.lm.max_positions
+        while texts and limit is not None:
+            ids = row.prompt.with_documents(self.lm, texts)
+            if len(ids) - len(row.prompt.question_ids) + reserve <= limit:
+                break
+            texts = texts[:-1]
+        return texts

@@ -1,0 +1,60 @@
+"""Finding and loading an LM: bundled, local, or from the hub."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from cmt_memory.errors import InvalidInputError
+
+BUNDLED = ("cmt-tiny",)
+
+
+def bundled(name: str) -> Path | None:
+    """The folder of a model that comes with the package, or None."""
+    if name not in BUNDLED or Path(name).exists():
+        return None
+    return Path(str(resources.files("cmt_memory"))) / "assets" / name
+
+
+def resolve_lm(llm: str | os.PathLike[str]) -> str:
+    """The folder or hub id to load; a bundled model's name becomes its folder."""
+    folder = bundled(str(llm))
+    return str(folder / "lm") if folder else str(llm)
+
+
+def load_lm(
+    name: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    model_kwargs: dict[str, Any],
+) -> PreTrainedModel:
+    """Load a causal LM; see `CMTModel.from_llm` for the arguments."""
+    if "device_map" not in model_kwargs:
+        device = torch.device(device or _best_device())
+    elif device is not None:
+        raise InvalidInputError("Pass device or device_map, not both.")
+    on_cpu = device is not None and torch.device(device).type == "cpu"
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        name,
+        dtype=dtype or (torch.float32 if on_cpu else "auto"),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **model_kwargs,
+    )
+    if device is not None:
+        model.to(device)  # type: ignore[arg-type]
+    return model
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
