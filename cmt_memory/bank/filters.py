@@ -175,15 +175,15 @@ def _chroma_leaf(leaf: Leaf, negated: bool) -> dict[str, Any] | None:
     if name is None:  # a negated order also holds for a missing key, which Chroma's opposite order does not
         return None
     if name in _ORDERS:
-        if isinstance(leaf.operand, str) or not _indexable(leaf.operand):
+        if isinstance(leaf.operand, str) or not _answerable(leaf.operand):
             return None
         return {leaf.key: {name: leaf.operand}}
     operands = leaf.operand if name in ("$in", "$nin") else [leaf.operand]
     if name in ("$eq", "$in"):
-        if not all(_indexable(item) for item in operands):
+        if not all(_answerable(item) for item in operands):
             return None
         return _join("$or", [{leaf.key: {"$eq": item}} for item in operands])
-    return _join("$and", [{leaf.key: {"$ne": item}} for item in operands if _indexable(item)])
+    return _join("$and", [{leaf.key: {"$ne": item}} for item in operands if _answerable(item)])
 
 
 def _join(name: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -197,11 +197,12 @@ def _indexable_key(key: str) -> bool:
 
 
 def _indexable(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _MAX_INDEXED_TEXT
-    if isinstance(value, bool):
-        return True
-    return is_filterable(value) and abs(value) <= _EXACT_INT
+    return len(value) <= _MAX_INDEXED_TEXT if isinstance(value, str) else is_filterable(value)
+
+
+def _answerable(operand: Any) -> bool:
+    """Whether Chroma's answer for an operand can be relied on to hold wherever the reference does."""
+    return _indexable(operand) and (isinstance(operand, str) or abs(operand) <= _EXACT_INT)
 
 
 def _parse(filter: Any, path: str) -> Condition:
@@ -209,8 +210,8 @@ def _parse(filter: Any, path: str) -> Condition:
         raise InvalidInputError(f"{path} is {filter!r}; expected a dict such as {{'year': {{'$gte': 1815}}}}.")
     parts: list[Condition] = []
     for key, value in filter.items():
-        if not isinstance(key, str):
-            raise InvalidInputError(f"{path} has the key {key!r}; keys are str.")
+        if not isinstance(key, str) or not _is_unicode(key):
+            raise InvalidInputError(f"{path} has the key {key!r}; keys are str without lone surrogates.")
         here = f"{path}[{key!r}]"
         if key in ("$and", "$or"):
             if not isinstance(value, list | tuple) or not value:
@@ -251,7 +252,13 @@ def _parse_operators(key: str, operators: Mapping[Any, Any], path: str) -> list[
 def _operand(value: Any, path: str) -> Any:
     if not is_filterable(value):
         raise InvalidInputError(f"{path} is {value!r}; expected a str, a bool, a finite float or a 64-bit int.")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise InvalidInputError(f"{path} is {value!r}; it has a lone surrogate, which no metadata can have.")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kind(value: Any) -> str:

@@ -133,6 +133,8 @@ class _Splitter:
             first, last = _strip(self.text, start, end)
             if first >= last:
                 return end, None
+            if last <= covered:  # beyond what there is already it adds whitespace only
+                return None
             passage = _measure(self.text, first, last, self.tokenizer, self.limit)
             if passage is not None:
                 return end, passage
