@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from cmt_memory import CMTModel
-from cmt_memory.evaluation.agreement import next_token_agreement
+from cmt_memory.model.agreement import next_token_agreement
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Evaluation: how much of what the text says a memory keeps."""
+"""Measurements: what memories cost and what answers they keep."""

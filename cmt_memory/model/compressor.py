@@ -142,7 +142,8 @@ class KeptCompressor(ReadingCompressor):
 def _look_back(keys: Tensor, rotation: Rotation | None, document: slice, n: int) -> Tensor:
     """How strongly `[n]` document positions are attended to from the second reading, or how small their keys are."""
     if rotation is None or keys.shape[2] <= document.stop:
-        return -keys[0, :, document].float().norm(dim=-1).mean(0)
+        sizes: Tensor = keys[0, :, document].float().norm(dim=-1).mean(0)
+        return -sizes
     queries = rotation.rotated_queries[0, :, document.stop : document.stop + n]
     groups = queries.shape[0] // keys.shape[1]
     seen = keys[0, :, : document.stop].repeat_interleave(groups, dim=0)

@@ -70,26 +70,32 @@ class Projection(nn.Module):
         latent: Tensor = (part.float() - self.mean[columns]) @ self.encoder[:, columns].T
         return latent
 
+    def variance_kept(self, rows: Tensor) -> float:
+        """Share of the variance of `[n, width]` full slots that survives the way down and up."""
+        lost = (rows - self.up(self.down(rows))).square().sum()
+        return float(1 - lost / (rows - rows.mean(0)).square().sum())
+
     def up(self, latent: Tensor) -> Tensor:
         """`[.., d]` back to `[.., width]`, float32."""
         rows = torch.addmm(self.mean, latent.flatten(0, -2).float(), self.decoder)
         return rows.view(*latent.shape[:-1], -1)
 
 
-def fit_latent(lm: FrozenLM, size: int, texts: Sequence[str], lm_digest: str) -> Projection:
+def fit_latent(lm: FrozenLM, size: int, texts: Sequence[str]) -> Projection:
     """The PCA of an LM's slots on given texts; fitted once, then read from the user's cache.
+
+    The cache is the folder named by `CMT_CACHE`, else `~/.cache/cmt-memory`.
 
     Args:
         lm: the frozen LM.
         size: latent dimensions d.
         texts: what to fit on; their first 8,192 tokens count.
-        lm_digest: names the LM in the cache (`CMT_CACHE`, else `~/.cache/cmt-memory`).
     """
-    path = _cache_path(lm_digest, lm, size, texts)
+    path = _cache_path(lm, size, texts)
     if path.exists():
         return Projection.from_tensors(load_file(path))
     logger.info("fitting %d latent dimensions of %s", size, type(lm.model).__name__)
-    rows = collect_rows(lm, _take_tokens(lm, texts, rows_that_fit(lm.layout.width)))
+    rows = collect_rows(lm, take_tokens(lm, texts, rows_that_fit(lm.layout.width)))
     projection = fit_projection(rows, size, lm.layout.block_sizes())
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
@@ -166,7 +172,7 @@ def calibration_texts() -> list[str]:
     return [passage for passage in text.split("\n\n") if passage.strip()]
 
 
-def _take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int]]:
+def take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int]]:
     """Token ids of the texts, joined and cut into sequences of at most 512, `limit` tokens in all."""
     longest = min(_FIT_SEQUENCE, (lm.max_positions or _FIT_SEQUENCE) - len(lm.prompt.head_ids))
     sequences: list[list[int]] = [[]]
@@ -183,8 +189,8 @@ def _take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[in
     return [sequence for sequence in sequences if sequence]
 
 
-def _cache_path(lm_digest: str, lm: FrozenLM, size: int, texts: Sequence[str]) -> Path:
-    named = "\0".join(["1", lm_digest, str(lm.prompt.head_ids), str(size), *texts])
+def _cache_path(lm: FrozenLM, size: int, texts: Sequence[str]) -> Path:
+    named = "\0".join(["1", lm.digest, str(lm.prompt.head_ids), str(size), *texts])
     key = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     root = Path(os.environ.get("CMT_CACHE") or Path.home() / ".cache" / "cmt-memory")
     return root / "projections" / f"{key}.safetensors"

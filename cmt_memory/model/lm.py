@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import InvalidInputError, UnsupportedModelError
 from cmt_memory.model.capture import OnLayer, Rotation, capture, rotary_modules, rotate_keys
+from cmt_memory.model.fingerprint import lm_digest, tokenizer_digest
 from cmt_memory.model.memory import KVLayout, LayerShape
 from cmt_memory.model.prompt import PromptFormat
 
@@ -35,7 +37,11 @@ class FrozenLM:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptFormat | None = None,
+        revision: str | None = None,
     ) -> None:
         if model.config.is_encoder_decoder:
             raise UnsupportedModelError(
@@ -44,6 +50,7 @@ class FrozenLM:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.revision = revision
         self.config = model.config.get_text_config()
         self.decoder: nn.Module = _decoder(model)
         self.prompt = prompt or PromptFormat.from_tokenizer(tokenizer)
@@ -68,6 +75,16 @@ class FrozenLM:
     def dtype(self) -> torch.dtype:
         """The dtype of keys and values."""
         return self._dtype
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the LM; see `lm_digest`."""
+        return lm_digest(self.model, self.revision)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """Digest of the tokenizer; see `cmt_memory.model.fingerprint.tokenizer_digest`."""
+        return tokenizer_digest(self.tokenizer)
 
     @property
     def takes_positions(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
+from cmt_memory.model.agreement import Agreement, next_token_agreement
 from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
 from cmt_memory.model.compressor import KeptCompressor, PooledCompressor, ReadingCompressor
 from cmt_memory.model.config import MAX_RATIO, CMTConfig
-from cmt_memory.model.fingerprint import lm_digest, module_digest, tokenizer_digest
-from cmt_memory.model.latent import Projection, calibration_texts, fit_latent
+from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.loading import bundled, load_lm, resolve_lm
 from cmt_memory.model.memory import Memory
@@ -27,6 +28,23 @@ from cmt_memory.model.prompt import PromptFormat, encode_document
 
 COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
 _BATCH_TOKENS = 4096
+_REPORT_TOKENS = 2048
+_REPORT_TEXTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fitted latent keeps of documents.
+
+    Attributes:
+        variance: share of the variance of all layers' keys and values. It misleads: 86 % kept can halve the answers,
+            97 % can lose none.
+        agreement: how often the LM predicts the same next token with the latent as with the full keys and values,
+            which is what to look at; `tokens` is 0 where no document had 160 tokens to measure on.
+    """
+
+    variance: float
+    agreement: Agreement
 
 
 class CMTModel:
@@ -55,7 +73,7 @@ class CMTModel:
         self.compressor = compressor.to(lm.device).requires_grad_(False)
         self.aggregator = aggregator.to(lm.device).requires_grad_(False)
         self.aligner = aligner.to(lm.device).requires_grad_(False)
-        self._lm_digest = lm_digest(lm.model, config.lm_revision)
+        self._parts_digest: str | None = None
         self.explicit: set[str] = set()
         """Settings that the caller gave, which an existing store must not replace by its own."""
         self._made_memories = False
@@ -123,7 +141,7 @@ class CMTModel:
             )
         assert tokenizer is not None
         chosen: int | Literal["full"] = latent or ("full" if ratio == 1 else 256)
-        lm = FrozenLM(model, tokenizer, PromptFormat.from_tokenizer(tokenizer, chat_template_kwargs))
+        lm = FrozenLM(model, tokenizer, PromptFormat.from_tokenizer(tokenizer, chat_template_kwargs), revision)
         config = CMTConfig(
             lm=name,
             lm_revision=revision,
@@ -239,9 +257,9 @@ class CMTModel:
     def fingerprint(self) -> dict[str, str]:
         """Digests and settings that a memory depends on; two equal fingerprints read each other's memories."""
         return {
-            "lm": self._lm_digest,
-            "tokenizer": tokenizer_digest(self.lm.tokenizer),
-            "compressor": f"{self.compressor.name}:{module_digest([self.compressor])}",
+            "lm": self.lm.digest,
+            "tokenizer": self.lm.tokenizer_digest,
+            "compressor": f"{self.compressor.name}:{self._parts_digest}",
             "ratio": str(self.config.ratio),
             "latent": str(self.config.latent),
             "positions": self.lm.scheme,
@@ -295,8 +313,12 @@ class CMTModel:
                     memories[i] = memory
         return [memory for memory in memories if memory is not None]
 
-    def fit(self, documents: Sequence[str]) -> None:
+    def fit(self, documents: Sequence[str]) -> FitReport:
         """Fit the latent's PCA on documents of your own, in place of the shipped text.
+
+        Returns:
+            What the latent keeps, measured on the documents' last tenth, which is not fitted on where there are ten
+            or more.
 
         Raises:
             InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
@@ -311,7 +333,14 @@ class CMTModel:
             )
         if not documents:
             raise InvalidInputError("fit needs at least one document.")
-        self._fit(documents)
+        held_out = len(documents) // 10
+        fitted, measured = documents[: len(documents) - held_out], documents[-max(1, held_out) :]
+        self._fit(fitted)
+        rows = collect_rows(self.lm, take_tokens(self.lm, measured, _REPORT_TOKENS))
+        agreement = next_token_agreement(self, measured[:_REPORT_TEXTS], context=128, continuation=32)
+        projection = self.compressor.projection
+        assert projection is not None
+        return FitReport(projection.variance_kept(rows.to(self.lm.device)), agreement)
 
     def hold(self) -> None:
         """Say that memories of this model exist elsewhere, so that it must not be fitted again."""
@@ -319,8 +348,9 @@ class CMTModel:
 
     def _fit(self, texts: Sequence[str] | None) -> None:
         passages = list(texts) if texts is not None else calibration_texts()
-        projection = fit_latent(self.lm, int(self.config.latent), passages, self._lm_digest).to(self.lm.device)
+        projection = fit_latent(self.lm, int(self.config.latent), passages).to(self.lm.device)
         self.compressor.projection = projection
+        self._parts_digest = None
         self.aligner = LinearAligner(projection)
 
     # -- memories to a prefix ----------------------------------------------------------------------------------

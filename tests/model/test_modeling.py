@@ -9,6 +9,7 @@ import torch
 
 from cmt_memory import CMTGenerator, CMTModel
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
+from cmt_memory.model.agreement import next_token_agreement
 from tests.tiny import DOCUMENTS, HYBRIDS, QUESTION, tiny_lm, tiny_model, tokenizer
 
 LONG = " ".join(DOCUMENTS * 4)
@@ -74,6 +75,19 @@ def test_a_full_latent_loses_nothing():
     torch.testing.assert_close(restored, exact.slots.float(), atol=1e-3 * float(exact.slots.abs().max()), rtol=0)
 
 
+def test_a_full_latent_agrees_with_the_full_keys_and_values():
+    model = tiny_model(ratio=1, latent=8)
+    texts = [LONG, " ".join(reversed(LONG.split()))]
+    poor = next_token_agreement(model, texts, context=64, continuation=24)
+    assert poor.tokens == 2 * 23
+    exact = next_token_agreement(model.exact(), texts, context=64, continuation=24)
+    assert exact.agreement == 1
+    assert exact.kl == pytest.approx(0, abs=1e-6)
+    assert exact.share == pytest.approx(1, abs=1e-4)
+    assert poor.agreement < 1
+    assert poor.kl > 0.01
+
+
 def test_pca_keeps_the_directions_that_vary():
     from cmt_memory.model.latent import fit_projection
 
@@ -91,8 +105,12 @@ def test_pca_keeps_the_directions_that_vary():
 def test_fit_on_own_documents_and_refusal_once_memories_exist():
     model = tiny_model(ratio=2, latent=16)
     before = model.fingerprint
-    model.fit([LONG])
+    report = model.fit([LONG * 2] * 9 + [" ".join(reversed(LONG.split()))])
     assert model.fingerprint["compressor"] != before["compressor"]
+    assert 0.3 < report.variance <= 1
+    assert report.agreement.tokens == 31
+    assert 0 <= report.agreement.agreement <= 1
+    assert report.agreement.kl > 0
     model.compress(DOCUMENTS)
     with pytest.raises(InvalidInputError, match="recompress"):
         model.fit([LONG])

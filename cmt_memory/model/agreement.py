@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.memory import Memory
-from cmt_memory.model.modeling import CMTModel
+
+if TYPE_CHECKING:
+    from cmt_memory.model.modeling import CMTModel
 
 
 @dataclass(frozen=True, slots=True)
