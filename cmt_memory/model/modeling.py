@@ -256,6 +256,8 @@ class CMTModel:
     @property
     def fingerprint(self) -> dict[str, str]:
         """Digests and settings that a memory depends on; two equal fingerprints read each other's memories."""
+        if self._parts_digest is None:
+            self._parts_digest = module_digest([self.compressor, self.aggregator, self.aligner])
         return {
             "lm": self.lm.digest,
             "tokenizer": self.lm.tokenizer_digest,
