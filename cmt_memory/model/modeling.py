@@ -19,6 +19,7 @@ from cmt_memory.model.agreement import Agreement, next_token_agreement
 from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
 from cmt_memory.model.compressor import KeptCompressor, PooledCompressor, ReadingCompressor
 from cmt_memory.model.config import MAX_RATIO, CMTConfig
+from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.loading import bundled, load_lm, resolve_lm
