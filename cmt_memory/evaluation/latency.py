@@ -17,10 +17,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from cmt_memory.model.memory import Memory
 from cmt_memory.errors import CMTError, InvalidInputError
 from cmt_memory.model import CMTModel
 from cmt_memory.model.latent import calibration_texts
+from cmt_memory.model.memory import Memory
 from cmt_memory.retrieval.encoders import Encoder, Vectors, resolve_encoder
 from cmt_memory.store import CMTMemoryStore, Mode
 
@@ -189,8 +189,10 @@ def _words(rng: random.Random, tokenizer: PreTrainedTokenizerFast, tokens: int, 
 
 
 def _question(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> str:
-    tokens = rng.randint(*_QUESTION_TOKENS)
-    return _words(rng, tokenizer, tokens, start="What is the").removesuffix(".").replace(".", "") + "?"
+    while True:
+        asked = _words(rng, tokenizer, _QUESTION_TOKENS[1], start="What is the").replace(".", "") + "?"
+        if len(tokenizer.encode(asked)) in range(_QUESTION_TOKENS[0], _QUESTION_TOKENS[1] + 1):
+            return asked
 
 
 class TimedEncoder:

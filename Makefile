@@ -1,0 +1,66 @@
+# Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
+.NOTPARALLEL:
+.PHONY: help demo test lint clean
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+# Pip cannot tell a package that it had half unpacked from a whole one, so an interrupted install starts anew.
+ifneq ($(wildcard $(VENV)/.partial),)
+$(info The last install was interrupted; making $(VENV) anew)
+$(shell rm -rf $(VENV))
+endif
+
+help:
+	@echo "make demo   try it on the bundled documents and model"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove .venv and what builds leave"
+
+demo: $(VENV)/.demo
+	@$(BIN)/cmt-memory demo
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# A working environment that is there already is used as it is.
+NEW_ENOUGH := sys.exit(sys.version_info < (3, 11))
+
+$(VENV)/.python:
+	@if $(BIN)/python -c 'import sys, pip; $(NEW_ENOUGH)' 2>/dev/null; then exit; fi; \
+	python=; for p in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python; do \
+		if "$$p" -c 'import sys, venv, ensurepip; $(NEW_ENOUGH)' 2>/dev/null; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "cmt-memory needs Python 3.11 or newer with venv (Debian: python3-venv); none was found." >&2; \
+		echo "If it is not on the PATH, name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	"$$python" -m venv --clear $(VENV)
+	@touch $@
+
+define install
+	@echo "Installing $(1) into $(VENV); this takes a few minutes, once"
+	@touch $(VENV)/.partial
+	@$(PIP) -e '.[$(1)]'
+	@rm $(VENV)/.partial
+	@touch $@
+endef
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	$(call install,demo)
+
+$(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
+	$(call install,test)
+
+$(VENV)/.dev: $(VENV)/.test
+	$(call install,dev)

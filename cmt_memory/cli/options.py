@@ -1,0 +1,201 @@
+"""Options that several commands share, and what they stand for: a model, a store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from cmt_memory.errors import CMTError, InvalidInputError
+
+if TYPE_CHECKING:
+    from cmt_memory.model import CMTModel
+    from cmt_memory.store import CMTMemoryStore
+
+DEFAULT_MODEL = "cmt-tiny"
+_DEBUG = "cmt_memory.debug"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def debugging(ctx: click.Context) -> bool:
+    """Whether `--debug` was given."""
+    return bool(ctx.meta.get(_DEBUG))
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show the traceback of an error, and more of what happens.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+class Latent(click.ParamType[int | str]):
+    """A whole number of at least 1, or `full`."""
+
+    name = "N|full"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["full"]:
+        """Read the option's value."""
+        if value == "full":
+            return "full"
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a whole number of at least 1 nor 'full'.", param, ctx)
+        return number
+
+
+def model_option(help: str) -> Callable[[F], F]:
+    """`--model`, with what it means for this command."""
+    return click.option("--model", metavar="NAME", help=help)
+
+
+def ratio_option(function: F) -> F:
+    """`--ratio`: document tokens per slot."""
+    return click.option(
+        "--ratio",
+        type=click.IntRange(1, 256),
+        help="Document tokens per memory slot: 1 keeps every position, 4 a quarter of them.",
+    )(function)
+
+
+def latent_option(function: F) -> F:
+    """`--latent`: numbers per slot."""
+    return click.option(
+        "--latent",
+        type=Latent(),
+        help="Numbers per slot: fewer is smaller on disk. 'full' keeps the LM's own keys and values.  "
+        "[default: full at ratio 1, else 256]",
+    )(function)
+
+
+def encoder_option(function: F) -> F:
+    """`--encoder`: the sentence encoder for search."""
+    return click.option(
+        "--encoder",
+        metavar="NAME",
+        help="Sentence encoder for search: a hub id, a folder, 'auto', or 'none' for words (BM25) alone.  "
+        "[default: auto]",
+    )(function)
+
+
+def store_option(*, required: bool = True, exists: bool = True, help: str = "The store's folder.") -> Callable[[F], F]:
+    """`--store DIR`; with `exists`, a folder without a store in it is wrong use."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if exists and value is not None and not is_store(value):
+            raise click.BadParameter(
+                f"there is no store at {str(value)!r}; `cmt-memory add PATH --store {value}` makes one."
+            )
+        return value
+
+    return click.option(
+        "--store",
+        "path",
+        type=click.Path(file_okay=False, path_type=Path),
+        required=required,
+        metavar="DIR",
+        callback=check,
+        help=help,
+    )
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds a store."""
+    return (path / "ledger.sqlite3").is_file()
+
+
+def open_store(
+    path: Path,
+    *,
+    model: str | None = None,
+    ratio: int | None = None,
+    latent: int | Literal["full"] | None = None,
+    encoder: str | None = None,
+    read_only: bool = False,
+) -> CMTMemoryStore:
+    """Open or make a store; what is not given is as the store was made, or the default.
+
+    Raises:
+        CMTError: the model cannot be loaded, or the store cannot be opened with it.
+    """
+    quiet()
+    from cmt_memory.store import CMTMemoryStore
+
+    loaded = load(model or stored_model(path) or DEFAULT_MODEL, ratio, latent)
+    return CMTMemoryStore(path, loaded, encoder=None if encoder == "none" else encoder or "auto", read_only=read_only)
+
+
+def load(name: str, ratio: int | None = None, latent: int | Literal["full"] | None = None) -> CMTModel:
+    """A model by name, with settings of the caller's.
+
+    Raises:
+        CMTError: it cannot be loaded, or a saved model is asked for another latent than it was made with.
+    """
+    from cmt_memory.model import CMTModel
+    from cmt_memory.model.loading import bundled
+
+    own = bundled(name)
+    saved = ((own or Path(name)) / "cmt.safetensors").is_file()
+    try:
+        if saved and latent is None:
+            return CMTModel.from_pretrained(name, ratio=ratio)
+        if saved and own is None:
+            raise InvalidInputError(f"{name} was saved with its own latent; leave --latent out.")
+        return CMTModel.from_llm(name, ratio=ratio, latent=latent)
+    except CMTError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CMTError(f"The model {name!r} cannot be loaded: {reason} Name another with --model.") from error
+
+
+def stored_model(path: Path) -> str | None:
+    """The LM that a store was made with, as `from_llm` takes it; None for a new store."""
+    if not is_store(path):
+        return None
+    from cmt_memory.bank.bank import MemoryBank
+
+    bank = MemoryBank(path, read_only=True)
+    try:
+        config = bank.meta("model") or {}
+    finally:
+        bank.close()
+    name = str(config.get("lm") or "")
+    # A bundled model is where the package was installed when the store was made.
+    moved = Path(name).name == "lm" and not Path(name).exists()
+    return Path(name).parent.name if moved else name or None
+
+
+def quiet() -> None:
+    """Send our own log lines to the standard error stream, and keep the libraries below us still."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    debug = debugging(click.get_current_context())
+    logger = logging.getLogger("cmt_memory")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    if debug:
+        return
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("chromadb", "sentence_transformers", "pypdf"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,183 @@
+"""`cmt-memory store …`: what is in a store. None of these loads an LM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cmt_memory.cli.options import debug_option, json_option, store_option
+from cmt_memory.cli.output import print_json, size
+from cmt_memory.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from cmt_memory.bank.bank import MemoryBank
+    from cmt_memory.bank.records import DocumentInfo
+
+
+@click.group(name="store")
+def store() -> None:
+    """Look into a store: list, show, delete, stats.
+
+    \b
+    Example:  cmt-memory store list --store mem
+    """
+
+
+@store.command(name="list")
+@store_option()
+@click.option("--limit", type=click.IntRange(min=1), help="Show this many at most.  [default: all]")
+@click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Skip this many first.")
+@json_option
+@debug_option
+def list_(path: Path, limit: int | None, offset: int, as_json: bool) -> None:
+    """List the documents of a store, oldest first.
+
+    \b
+    Example:  cmt-memory store list --store mem --limit 20
+    """
+    with _bank(path) as bank:
+        documents, infos = len(bank), bank.infos(bank.ids(limit, offset))
+    if as_json:
+        print_json([_plain(info) for info in infos])
+        return
+    rows = [
+        (
+            f"{info.tokens:,}",
+            str(info.passages),
+            size(info.bytes),
+            size(info.payload_bytes),
+            _time(info.updated)[:10],
+            info.id,
+        )
+        for info in infos
+    ]
+    _print_columns(("tokens", "passages", "text", "memory", "updated", "id"), rows)
+    click.echo(f"{len(rows):,} of {documents:,} documents")
+
+
+@store.command()
+@click.argument("id")
+@store_option()
+@json_option
+@debug_option
+def show(id: str, path: Path, as_json: bool) -> None:
+    """Show one document: its text, metadata and passages.
+
+    \b
+    Example:  cmt-memory store show /home/me/notes/shop.md --store mem
+    """
+    with _bank(path) as bank:
+        found = bank.get([id])
+        if not found:
+            raise InvalidInputError(f"There is no document {id!r} in {path}; `cmt-memory store list` shows the ids.")
+        [info] = bank.infos([id])
+        names = bank.passage_ids([id])
+        rows = bank.passages_by_id(names)
+        kept = bank.keep_text
+    passages: list[dict[str, Any]] = [
+        {"id": name, "span": [row.start, row.end], "tokens": row.n_tokens}
+        for name, row in zip(names, rows, strict=True)
+    ]
+    if as_json:
+        text = found[0].text if kept else None
+        print_json(_plain(info) | {"text": text, "passages": passages})
+        return
+    click.echo(f"id        {info.id}")
+    click.echo(f"metadata  {json.dumps(info.metadata, ensure_ascii=False)}")
+    click.echo(f"size      {info.tokens:,} tokens; text {size(info.bytes)}, memory {size(info.payload_bytes)}")
+    click.echo(f"added     {_time(info.created)}, updated {_time(info.updated)}")
+    for passage in passages:
+        start, end = passage["span"]
+        click.echo(f"passage   {passage['id']}: characters {start:,} to {end:,}, {passage['tokens']:,} tokens")
+    click.echo(f"\n{found[0].text}" if kept else "\nThe store keeps no text.")
+
+
+@store.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@store_option()
+@json_option
+@debug_option
+def delete(ids: tuple[str, ...], path: Path, as_json: bool) -> None:
+    """Delete documents and their memories; if one id is unknown, nothing is deleted.
+
+    \b
+    Example:  cmt-memory store delete /home/me/notes/old.md --store mem
+    """
+    distinct = list(dict.fromkeys(ids))
+    with _bank(path, read_only=False) as bank:
+        bank.delete(distinct)
+        left = len(bank)
+    if as_json:
+        print_json({"deleted": distinct, "documents": left})
+    else:
+        click.echo(f"{path}: {len(distinct):,} deleted, {left:,} left")
+
+
+@store.command()
+@store_option()
+@json_option
+@debug_option
+def stats(path: Path, as_json: bool) -> None:
+    """Count documents, memories and bytes, and say what made them.
+
+    \b
+    Example:  cmt-memory store stats --store mem
+    """
+    with _bank(path) as bank:
+        found = bank.stats()
+        model, encoder = bank.meta("model") or {}, bank.encoder
+        found |= {
+            "model": model.get("lm"),
+            "ratio": model.get("ratio"),
+            "latent": model.get("latent"),
+            "encoder": None if encoder is None else encoder["id"],
+        }
+    if as_json:
+        print_json(found)
+        return
+    documents = found["documents"] or 1
+    disk = found["disk_bytes"]
+    lines = {
+        "documents": f"{found['documents']:,} in {found['passages']:,} passages, {found['tokens']:,} tokens",
+        "text": f"{size(found['text_bytes'])}, {size(found['text_bytes'] / documents)} a document",
+        "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document",
+        "on disk": f"{size(disk['total'])} (ledger {size(disk['ledger'])}, payloads {size(disk['payloads'])}, "
+        f"search index {size(disk['index'])})",
+        "model": f"{found['model']}, ratio {found['ratio']}, latent {found['latent']}",
+        "encoder": found["encoder"] or "none, words (BM25) alone",
+    }
+    for name, value in lines.items():
+        click.echo(f"{name:<10}{value}")
+
+
+@contextmanager
+def _bank(path: Path, *, read_only: bool = True) -> Iterator[MemoryBank]:
+    from cmt_memory.bank.bank import MemoryBank
+
+    bank = MemoryBank(path, read_only=read_only)
+    try:
+        yield bank
+    finally:
+        bank.close()
+
+
+def _plain(info: DocumentInfo) -> dict[str, Any]:
+    return asdict(info) | {"created": _time(info.created), "updated": _time(info.updated)}
+
+
+def _print_columns(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads) - 1)]
+    for row in [heads, *rows] if rows else []:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[-1]]))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
