@@ -106,7 +106,10 @@ class VectorIndex:
             if not self._embedded:
                 raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
             self.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder.is_dir():
+                shutil.rmtree(self._folder)
+            else:
+                self._folder.unlink(missing_ok=True)
         self._collection = None
 
     def close(self) -> None:

@@ -198,7 +198,7 @@ class Queries:
 
     def search_words(self, words: Sequence[str], limit: int, condition: Condition | None) -> list[tuple[int, float]]:
         """Passages with any of the words, best BM25 first, with that value (higher is better)."""
-        quoted = " OR ".join('"' + word.replace('"', '""') + '"' for word in words)
+        quoted = " OR ".join('"' + word.replace('"', '""').replace("\0", " ") + '"' for word in words)
         sql = "SELECT lexicon.rowid, -lexicon.rank FROM lexicon"
         values: list[Any] = []
         test = ""

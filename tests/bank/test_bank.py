@@ -165,9 +165,7 @@ def test_unknown_passages(bank: MemoryBank, name: str):
 
 
 def test_filters_give_all_there_are(bank: MemoryBank):
-    bank.put(
-        [stored(f"d{n}", f"word{n % 3} common", {"n": n, "big": [n], "s": str(n)}, seed=n) for n in range(150)]
-    )
+    bank.put([stored(f"d{n}", f"word{n % 3} common", {"n": n, "big": [n], "s": str(n)}, seed=n) for n in range(150)])
     exact = {n: float(vector(n) @ vector(999)) for n in range(150)}
     for filter, accepted in [
         ({"n": {"$in": [3, 77, 149]}}, [3, 77, 149]),
@@ -309,9 +307,7 @@ def test_a_flipped_byte_is_found_and_named(bank: MemoryBank, big: bool):
     else:
         with bank._ledger.database.write() as connection:
             (data,) = connection.execute("SELECT data FROM payloads WHERE passage = 1").fetchone()
-            connection.execute(
-                "UPDATE payloads SET data = ? WHERE passage = 1", (data[:-1] + bytes([data[-1] ^ 1]),)
-            )
+            connection.execute("UPDATE payloads SET data = ? WHERE passage = 1", (data[:-1] + bytes([data[-1] ^ 1]),))
     with pytest.raises(StoreCorruptError, match="'a#0' is damaged"):
         bank.payloads(["b#0", "a#0"])
     assert len(bank.payloads(["b#0"])) == 1
@@ -403,9 +399,9 @@ def test_an_interrupted_change_of_encoder_goes_on(bank: MemoryBank):
 
 def test_passages_without_vectors(bank: MemoryBank):
     bank.put([StoredDocument("a", "only words", {}, [StoredPassage(0, 10, 2)])])
-    assert bank.search_vectors(vector(0), 3) == []
-    assert names(bank, bank.search_words(["words"], 3)) == ["a#0"]
     assert not (bank.path / "chroma").exists()
+    assert names(bank, bank.search_words(["words"], 3)) == ["a#0"]
+    assert bank.search_vectors(vector(0), 3) == []
 
 
 def test_quotes_and_operators_never_reach_the_query_language(bank: MemoryBank):

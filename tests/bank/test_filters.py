@@ -60,9 +60,11 @@ tests = st.one_of(
 )
 filters = st.recursive(
     st.dictionaries(keys, tests, max_size=2),
-    lambda inner: st.dictionaries(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3), min_size=1)
-    | st.fixed_dictionaries({"$not": inner})
-    | st.fixed_dictionaries({"$not": inner, "x": tests}),
+    lambda inner: (
+        st.dictionaries(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3), min_size=1)
+        | st.fixed_dictionaries({"$not": inner})
+        | st.fixed_dictionaries({"$not": inner, "x": tests})
+    ),
     max_leaves=6,
 )
 

@@ -31,7 +31,9 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def metaspace() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -2.0), *((chr(n), -3.0) for n in range(33, 127))], 0, True))
+    tokenizer = Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("▁", -2.0), *((chr(n), -3.0) for n in range(33, 127))], 0, True)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 

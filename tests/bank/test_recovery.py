@@ -1,0 +1,307 @@
+"""What an opening puts right after an interrupted or damaged past."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import pytest
+from chromadb.config import Settings
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.filters import matches, parse
+from cmt_memory.documents import Document
+from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from tests.bank.helpers import lexicon_is_sound, slots, stored, vector
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    bank = MemoryBank(tmp_path)
+    bank.put([stored(f"d{n}", f"text {n}", {"n": n}, seed=n) for n in range(30)])
+    bank.close()
+    return tmp_path
+
+
+@pytest.fixture
+def warnings_seen() -> Iterator[list[str]]:
+    seen: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("cmt_memory").addHandler(handler)
+    yield seen
+    logging.getLogger("cmt_memory").removeHandler(handler)
+
+
+def check_whole(bank: MemoryBank, count: int = 30) -> None:
+    assert len(bank) == count
+    for n in range(count):
+        (key, cosine), *_ = bank.search_vectors(vector(n), 2)
+        row = bank.passages([key])[key]
+        assert (row.document, row.text) == (f"d{n}", f"text {n}")
+        assert cosine == pytest.approx(1, abs=1e-5)
+        assert bank.payloads([f"d{n}#0"])[0].slots.equal(slots(n))
+    with lexicon_is_sound(bank):
+        pass
+
+
+def test_a_deleted_index_is_rebuilt(folder: Path, warnings_seen: list[str]):
+    shutil.rmtree(folder / "chroma")
+    bank = MemoryBank(folder)
+    assert len(warnings_seen) == 1
+    assert "rebuilt the index of 30 passages" in warnings_seen[0]
+    check_whole(bank)
+    bank.close()
+
+
+@pytest.mark.parametrize("victim", ["chroma.sqlite3", "folder is a file"])
+def test_a_corrupted_index_is_rebuilt(folder: Path, warnings_seen: list[str], victim: str):
+    if victim == "chroma.sqlite3":
+        (folder / "chroma" / victim).write_bytes(b"garbage " * 9999)
+    else:
+        shutil.rmtree(folder / "chroma")
+        (folder / "chroma").write_text("not a folder")
+    bank = MemoryBank(folder)
+    assert sum("rebuilt the index" in message for message in warnings_seen) == 1
+    check_whole(bank)
+    bank.close()
+    MemoryBank(folder).close()
+    assert len(warnings_seen) == 1
+
+
+def test_a_failing_index_is_rebuilt_in_the_middle_of_work(folder: Path, warnings_seen: list[str]):
+    bank = MemoryBank(folder)
+    name = bank.meta("collection")
+    client = chromadb.PersistentClient(str(folder.absolute() / "chroma"), Settings(anonymized_telemetry=False))
+    client.delete_collection(name)
+    client.close()
+    check_whole(bank)
+    assert sum("rebuilt the index" in message for message in warnings_seen) == 1
+    bank.close()
+
+
+def test_an_index_of_another_space_is_rebuilt(folder: Path, warnings_seen: list[str]):
+    bank = MemoryBank(folder)
+    name = bank.meta("collection")
+    bank.close()
+    client = chromadb.PersistentClient(str(folder.absolute() / "chroma"), Settings(anonymized_telemetry=False))
+    client.delete_collection(name)
+    client.create_collection(name, embedding_function=None, configuration={"hnsw": {"space": "l2"}})
+    client.close()
+    bank = MemoryBank(folder)
+    assert "space 'l2'" in warnings_seen[0]
+    check_whole(bank)
+    bank.close()
+
+
+def test_rows_the_index_never_got_are_added(folder: Path, warnings_seen: list[str]):
+    bank = MemoryBank(folder)
+    bank._ledger.put([stored("d30", "text 30", {}, seed=30)], keep_text=True)
+    bank._ledger.delete(["d3"])
+    bank.close()
+    bank = MemoryBank(folder)
+    assert warnings_seen == ["an earlier process ended early: 1 passages were added to the index and 1 removed"]
+    assert bank.passages([key for key, _ in bank.search_vectors(vector(30), 1)]).popitem()[1].document == "d30"
+    bank.put([stored("d3", "text 3", {}, seed=3)])
+    check_whole(bank, 31)
+    bank.close()
+
+
+def test_what_only_the_index_knows_is_not_found(folder: Path):
+    bank = MemoryBank(folder)
+    name = bank.meta("collection")
+    client = chromadb.PersistentClient(str(folder.absolute() / "chroma"), Settings(anonymized_telemetry=False))
+    client.get_collection(name, embedding_function=None).upsert(ids=["999"], embeddings=[vector(999)])
+    assert 999 not in [key for key, _ in bank.search_vectors(vector(999), 5)]
+    assert len(bank.search_vectors(vector(999), 5)) == 5
+    client.close()
+    bank.close()
+
+
+def test_left_over_payload_files_are_cleaned_up(folder: Path):
+    bank = MemoryBank(folder)
+    bank.put([stored("big", "big", big=True)])
+    (folder / "payloads" / ("0" * 64 + ".safetensors")).write_bytes(b"orphan")
+    (folder / "payloads" / ("0" * 64 + ".123.partial")).write_bytes(b"half")
+    bank.compact()
+    assert len(list((folder / "payloads").iterdir())) == 1
+    assert bank.payloads(["big#0"])[0].slots.shape == (2, 20_000)
+    bank.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "middle", "format"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_damaged_ledger_is_an_error_never_a_wrong_answer(folder: Path, damage: str, read_only: bool):
+    path = folder / "ledger.sqlite3"
+    content = bytearray(path.read_bytes())
+    if damage == "garbage":
+        path.write_bytes(b"garbage " * 1000)
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "middle":
+        content[4096 * 2 : 4096 * 12] = random.Random(0).randbytes(4096 * 10)
+        path.write_bytes(content)
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    with pytest.raises(StoreCorruptError, match="format 99" if damage == "format" else r"ledger\.sqlite3"):
+        bank = MemoryBank(folder, read_only=read_only)
+        try:
+            check_whole(bank)
+        finally:
+            bank.close()
+
+
+WRITER = """
+import sys
+from cmt_memory.bank.bank import MemoryBank
+from tests.bank.helpers import stored
+bank = MemoryBank(sys.argv[1])
+first = int(sys.argv[2])
+for n in range(first, first + 1000):
+    bank.put([stored(f"d{n}", f"text {n}", {"n": n}, seed=n, big=n % 7 == 3)])
+    if n % 5 == 4:
+        bank.delete([f"d{n - 2}"])
+    print(n, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path):
+    acknowledged = -1
+    chance = random.Random(1)
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(acknowledged + 1)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        deadline = time.monotonic() + chance.uniform(0.05, 0.6)
+        while time.monotonic() < deadline:
+            lines.append(process.stdout.readline())
+        os.kill(process.pid, signal.SIGKILL)
+        lines += process.stdout.read().splitlines()
+        process.wait()
+        acknowledged = max(int(line) for line in lines if line.strip())
+        bank = MemoryBank(tmp_path)
+        expected = {f"d{n}" for n in range(acknowledged + 1) if n % 5 != 2}
+        doubtful = {f"d{acknowledged + 1}", f"d{acknowledged - 1}"}
+        assert expected - doubtful <= set(bank.ids()) <= expected | doubtful | {f"d{acknowledged}"}
+        for id in expected - doubtful:
+            n = int(id[1:])
+            (key, _), *_ = bank.search_vectors(vector(n), 1)
+            assert bank.passages([key])[key].document == id
+            assert bank.get([id]) == [Document(f"text {n}", {"n": n}, id)]
+        bank.payloads(bank.passage_ids(bank.ids()))
+        with lexicon_is_sound(bank):
+            pass
+        bank.close()
+
+
+ids = st.sampled_from(["a", "b#0", "../c", "é\0"])
+words = st.lists(st.sampled_from(["red", "blue", "grün", "tea", "7"]), min_size=1, max_size=6).map(" ".join)
+metadatas = st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from([1, 1.5, True, "s", None, [1]]), max_size=2)
+FILTERS: list[dict[str, Any] | None] = [None, {"x": 1}, {"y": {"$ne": 1.5}}, {"$or": [{"x": "s"}, {"y": True}]}]
+
+
+class BankMachine(RuleBasedStateMachine):
+    """The bank against a dict, with closings, lost indexes and half-finished writes in between."""
+
+    known = Bundle("known")
+
+    @initialize(tmp=st.just(None))
+    def start(self, tmp: None) -> None:
+        import tempfile
+
+        self.folder = tempfile.mkdtemp()
+        self.bank = MemoryBank(self.folder)
+        self.model: dict[str, tuple[str, dict[str, Any], int]] = {}
+        self.seed = 0
+
+    @rule(id=ids, text=words, metadata=metadatas, pieces=st.integers(1, 3), half=st.booleans())
+    def put(self, id: str, text: str, metadata: dict[str, Any], pieces: int, half: bool) -> None:
+        self.seed += 10
+        document = stored(id, text, metadata, pieces=pieces, seed=self.seed)
+        if half:  # the process ends between ledger and index
+            self.bank._ledger.put([document], keep_text=True)
+            self.reopen()
+        else:
+            self.bank.put([document])
+        self.model[id] = (text, metadata, self.seed)
+
+    @rule(id=ids, metadata=metadatas)
+    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+        if id in self.model:
+            self.bank.set_metadata(id, metadata)
+            self.model[id] = (self.model[id][0], metadata, self.model[id][2])
+
+    @rule(some=st.lists(ids, max_size=3), half=st.booleans())
+    def delete(self, some: list[str], half: bool) -> None:
+        if not set(some) <= set(self.model):
+            with pytest.raises(InvalidInputError):
+                self.bank.delete(some)
+            return
+        if half:
+            self.bank._ledger.delete(sorted(set(some)))
+            self.reopen()
+        else:
+            self.bank.delete(some)
+        for id in set(some):
+            del self.model[id]
+
+    @rule()
+    def reopen(self) -> None:
+        self.bank.close()
+        self.bank = MemoryBank(self.folder)
+
+    @rule()
+    def lose_the_index(self) -> None:
+        self.bank.close()
+        shutil.rmtree(Path(self.folder) / "chroma", ignore_errors=True)
+        self.bank = MemoryBank(self.folder)
+
+    @rule(filter=st.sampled_from(FILTERS), word=st.sampled_from(["red", "tea", "7"]))
+    def search(self, filter: dict[str, Any] | None, word: str) -> None:
+        accepted = {id for id, (_, metadata, _) in self.model.items() if matches(filter, metadata)}
+        rows = self.bank.passages([key for key, _ in self.bank.search_vectors(vector(1), 99, parse(filter))])
+        assert {row.document for row in rows.values()} == accepted
+        found = [key for key, _ in self.bank.search_words([word], 99, parse(filter))]
+        rows = self.bank.passages(found)
+        whole = {id for id in accepted if word in self.model[id][0].split()}
+        assert {row.document for row in rows.values() if word in row.text.split()} <= accepted
+        assert {row.document for row in rows.values()} <= accepted
+        assert {id for id in whole if len(self.bank.passage_ids([id])) == 1} <= {r.document for r in rows.values()}
+
+    @invariant()
+    def same_as_the_dict(self) -> None:
+        assert len(self.bank) == len(self.model)
+        for id, (text, metadata, seed) in self.model.items():
+            assert self.bank.get([id]) == [Document(text, metadata, id)]
+            passages = self.bank.passage_ids([id])
+            for n, memory in enumerate(self.bank.payloads(passages)):
+                assert memory.slots.equal(slots(seed + n))
+
+    def teardown(self) -> None:
+        if hasattr(self, "bank"):
+            with lexicon_is_sound(self.bank):
+                pass
+            self.bank.close()
+            shutil.rmtree(self.folder)
+
+
+TestBankMachine = BankMachine.TestCase
+TestBankMachine.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
