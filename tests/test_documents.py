@@ -48,7 +48,7 @@ def test_every_shape_is_accepted():
         NodeLike("eight", {"k": True}, "n"),
     ]
     documents, ids = coerce_documents(items)
-    assert [d.text for d in documents] == "a text,two,three,four,five,six,seven,eight".split(",")
+    assert [d.text for d in documents] == ["a text", "two", "three", "four", "five", "six", "seven", "eight"]
     assert [d.metadata for d in documents] == [{}, {"k": 1}, {"k": [1, None]}, {}, {}, {"k": "v"}, {}, {"k": True}]
     assert [d.id for d in documents] == ids
     assert ids[2] == "my id"

@@ -131,6 +131,8 @@ def _hit(row: PassageRow, score: float, search: _Search) -> MemoryHit:
 def _check(question: str, k: int, min_score: float | None) -> None:
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(f"the question is {question!r}; expected a text that is not empty.")
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise InvalidInputError("the question has a lone surrogate; decode its source with errors='replace'.")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InvalidInputError(f"k is {k!r}; expected an int of at least 1.")
     if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, int | float)):

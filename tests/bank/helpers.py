@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def stored(
             encode_memory(slots(seed + n, dims=size), torch.arange(2.0), end - start, "native"),
             vector(seed + n),
         )
-        for n, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False))
+        for n, (start, end) in enumerate(pairwise(cuts))
     ]
     return StoredDocument(id, text, metadata or {}, passages)
 

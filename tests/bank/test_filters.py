@@ -47,8 +47,30 @@ METADATA: list[dict[str, Any]] = [
 ]
 
 operands = st.sampled_from(
-    [0, 1, 1.0, -1, True, False, "", "1", "a\0b", "2024-06-01", 0.3, 0.1 + 0.2, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
-    + [float(2**53), 1e308, "z" * 600, "é", 2, "b"]
+    [
+        0,
+        1,
+        1.0,
+        -1,
+        True,
+        False,
+        "",
+        "1",
+        "a\0b",
+        "2024-06-01",
+        0.3,
+        0.1 + 0.2,
+        2**53,
+        2**53 + 1,
+        2**63 - 1,
+        -(2**63),
+        float(2**53),
+        1e308,
+        "z" * 600,
+        "é",
+        2,
+        "b",
+    ]
 )
 orders = operands.filter(lambda value: not isinstance(value, bool))
 keys = st.sampled_from(["x", "y", "missing", "", "#hash", "chroma:document", "a\"'b", "z" * 600])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,13 @@ def test_passages_end_and_begin_at_sentences():
     assert len(passages) > 8
     assert all(text[p.end - 1] in ".!?)" or text[p.end : p.end + 1] == "\n" for p in passages)
     assert all(p.start == 0 or text[: p.start].rstrip()[-1] in ".!?" or text[p.start - 1] == "\n" for p in passages)
-    overlaps = [a.end - b.start for a, b in zip(passages, passages[1:], strict=False)]
+    overlaps = [a.end - b.start for a, b in pairwise(passages)]
     assert all(overlap > 0 for overlap in overlaps)
 
 
 def test_without_overlap_nothing_is_twice():
     passages = split_passages(PROSE * 10, TOKENIZERS["byte level"], 50, 0)
-    assert all(a.end <= b.start for a, b in zip(passages, passages[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(passages))
 
 
 def test_a_short_text_is_one_passage_of_its_own_span():

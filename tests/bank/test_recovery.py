@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -143,6 +144,11 @@ def test_left_over_payload_files_are_cleaned_up(folder: Path):
     bank.close()
 
 
+def open_and_check(folder: Path, read_only: bool) -> None:
+    with contextlib.closing(MemoryBank(folder, read_only=read_only)) as bank:
+        check_whole(bank)
+
+
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "middle", "format"])
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_damaged_ledger_is_an_error_never_a_wrong_answer(folder: Path, damage: str, read_only: bool):
@@ -160,11 +166,7 @@ def test_a_damaged_ledger_is_an_error_never_a_wrong_answer(folder: Path, damage:
         connection.execute("PRAGMA user_version = 99")
         connection.close()
     with pytest.raises(StoreCorruptError, match="format 99" if damage == "format" else r"ledger\.sqlite3"):
-        bank = MemoryBank(folder, read_only=read_only)
-        try:
-            check_whole(bank)
-        finally:
-            bank.close()
+        open_and_check(folder, read_only)
 
 
 WRITER = """

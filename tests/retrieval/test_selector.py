@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.records import StoredDocument, StoredPassage
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
+from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
+from cmt_memory.retrieval.lexical import Words, idf_share, question_words
+from cmt_memory.retrieval.selector import HybridSelector
+
+TEXTS = {
+    "ada": "Ada Lovelace was born in 1815 in London.",
+    "port": "The harbour of Port Alder was rebuilt in 1932.",
+    "pizza": "My favourite pizza is margherita with basil.",
+    "gate": "The code for gate QX-7731 is 4410.",
+    "cafe": "Le café du coin ouvre à sept heures.",
+}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    found = resolve_encoder("auto")
+    assert found is not None
+    return found
+
+
+def put(bank: MemoryBank, texts: dict[str, str], encoder: Encoder | None) -> None:
+    vectors: Any = encoder.encode_documents(list(texts.values())) if encoder else [None] * len(texts)
+    bank.put(
+        [
+            StoredDocument(id, text, {"n": n}, [StoredPassage(0, len(text), 9, None, vectors[n])])
+            for n, (id, text) in enumerate(texts.items())
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterator[MemoryBank]:
+    bank = MemoryBank(tmp_path_factory.mktemp("bank"))
+    put(bank, TEXTS, encoder)
+    yield bank
+    bank.close()
+
+
+@pytest.mark.parametrize("channels", [("dense", "bm25"), ("dense",), ("bm25",)])
+@pytest.mark.parametrize(
+    ("question", "best"),
+    [
+        ("What is the code for gate QX-7731?", "gate"),
+        ("Which harbour was rebuilt in 1932?", "port"),
+        ("Where was Lovelace born?", "ada"),
+        ("ou est le CAFE du coin", "cafe"),
+    ],
+)
+def test_the_right_passage_is_first(
+    bank: MemoryBank, encoder: Encoder, channels: tuple[str, ...], question: str, best: str
+):
+    hit = HybridSelector(bank, encoder, channels).select(question, 2)[0]
+    assert (hit.id, hit.passage, hit.text) == (best, f"{best}#0", TEXTS[best])
+    assert hit.span == (0, len(hit.text))
+    assert hit.metadata == {"n": list(TEXTS).index(best)}
+    assert set(hit.scores) == set(channels)
+    assert 0 <= hit.score <= 1
+
+
+def test_meaning_without_a_common_word(bank: MemoryBank, encoder: Encoder):
+    question = "Which dish do I like most?"
+    assert HybridSelector(bank, encoder).select(question, 1)[0].id == "pizza"
+
+
+def test_scores(bank: MemoryBank, encoder: Encoder):
+    question = "When was the port rebuilt?"
+    vector = encoder.encode_query(question)
+    for hit in HybridSelector(bank, encoder).select(question, 5):
+        cosine = float(encoder.encode_documents([hit.text])[0] @ vector)
+        assert hit.scores["dense"] == pytest.approx(cosine, abs=1e-5)
+        assert hit.score == pytest.approx((1 + cosine) / 2, abs=1e-5)
+
+
+def test_the_words_share_of_the_question(bank: MemoryBank):
+    selector = HybridSelector(bank, None)
+    assert selector.channels == ("bm25",)
+    (hit,) = selector.select("gate 4410", 4)
+    assert (hit.id, hit.score) == ("gate", 1.0)
+    (hit,) = selector.select("gate zorblax", 4)
+    assert 0.3 < hit.score < 0.6
+    assert selector.select("zorblax", 4) == []
+    assert [h.id for h in selector.select("gate zorblax", 4, min_score=0.7)] == []
+
+
+def test_a_hit_found_by_words_alone_has_its_cosine(tmp_path: Path, encoder: Encoder):
+    bank = MemoryBank(tmp_path)
+    put(
+        bank,
+        {f"d{n}": f"A tale about ships and the sea, part {n}." for n in range(60)} | {"odd": "Zorblax ate a pie."},
+        encoder,
+    )
+    hits = HybridSelector(bank, encoder).select("tales of ships and sea and zorblax", 40)
+    odd = next(hit for hit in hits if hit.id == "odd")
+    assert odd.scores["bm25"] > 0
+    assert odd.scores["dense"] == pytest.approx(2 * odd.score - 1)
+    bank.close()
+
+
+def test_min_score_acts_on_the_score(bank: MemoryBank, encoder: Encoder):
+    selector = HybridSelector(bank, encoder)
+    every = selector.select("Where is the gate?", 5)
+    middle = sorted(hit.score for hit in every)[2]
+    assert {hit.id for hit in selector.select("Where is the gate?", 5, min_score=middle)} == {
+        hit.id for hit in every if hit.score >= middle
+    }
+    assert selector.select("Where is the gate?", 5, min_score=1.1) == []
+
+
+@pytest.mark.parametrize("with_encoder", [True, False])
+def test_filters_in_every_channel(bank: MemoryBank, encoder: Encoder, with_encoder: bool):
+    selector = HybridSelector(bank, encoder if with_encoder else None)
+    hits = selector.select("The code for the gate was rebuilt in London", 5, {"n": {"$in": [0, 1]}})
+    assert {hit.id for hit in hits} == {"ada", "port"}
+    with pytest.raises(InvalidInputError, match="unknown operator"):
+        selector.select("gate", 5, {"n": {"$like": 1}})
+
+
+@pytest.mark.parametrize("k", [0, -1, True, 1.5, "3", None])
+def test_k_out_of_range(bank: MemoryBank, k: Any):
+    with pytest.raises(InvalidInputError, match="k is"):
+        HybridSelector(bank, None).select("gate", k)
+
+
+@pytest.mark.parametrize("question", ["", "  ", 3, None, "a\ud800"])
+def test_no_question(bank: MemoryBank, question: Any):
+    with pytest.raises(InvalidInputError, match="the question"):
+        HybridSelector(bank, None).select(question)
+
+
+@pytest.mark.parametrize("min_score", ["0.5", float("nan"), True])
+def test_no_number_as_min_score(bank: MemoryBank, min_score: Any):
+    with pytest.raises(InvalidInputError, match="min_score"):
+        HybridSelector(bank, None).select("gate", min_score=min_score)
+
+
+@pytest.mark.parametrize("channels", ["dense", (), ("dense", "magic"), ("sparse",)])
+def test_unknown_channels(bank: MemoryBank, encoder: Encoder, channels: Any):
+    with pytest.raises(InvalidInputError, match="channels is"):
+        HybridSelector(bank, encoder, channels)
+
+
+def test_channels_that_cannot_be_served(bank: MemoryBank, tmp_path: Path, encoder: Encoder):
+    with pytest.raises(InvalidInputError, match="needs an encoder"):
+        HybridSelector(bank, None, ("dense",))
+    silent = MemoryBank(tmp_path, keep_text=False)
+    put(silent, TEXTS, encoder)
+    hits = HybridSelector(silent, encoder).select("Where is the gate?", 2)
+    assert (hits[0].id, hits[0].text, set(hits[0].scores)) == ("gate", "", {"dense"})
+    with pytest.raises(InvalidInputError, match="keep_text"):
+        HybridSelector(silent, encoder, ("bm25",))
+    silent.close()
+
+
+def test_more_than_there_are_and_nothing_at_all(bank: MemoryBank, encoder: Encoder, tmp_path: Path):
+    assert len(HybridSelector(bank, encoder).select("gate", 1000)) == len(TEXTS)
+    empty = MemoryBank(tmp_path)
+    assert HybridSelector(empty, encoder).select("gate") == []
+    assert HybridSelector(empty, None).select("gate") == []
+    empty.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(question=st.text(min_size=1, max_size=60).filter(str.strip))
+def test_no_question_breaks_the_query_language(bank: MemoryBank, question: str):
+    HybridSelector(bank, None).select(question)
+
+
+def test_a_very_long_question(bank: MemoryBank):
+    question = " ".join(f"w{n}" for n in range(20_000)) + " margherita"
+    assert HybridSelector(bank, None).select(question)[0].id == "pizza"
+
+
+def test_words_are_those_of_the_index():
+    words = Words()
+    assert words.of("Der Größte CAFÉ-Gast, don't 3.14 \0 👩 x_y") == sorted(
+        ["der", "großte", "cafe", "gast", "don", "t", "3", "14", "x", "y"]
+    )
+    assert words.of("!?") == []
+    assert words.of("again") == ["again"]
+
+
+def test_common_words_are_dropped_in_large_banks_only(tmp_path: Path):
+    bank = MemoryBank(tmp_path)
+    bank.put(
+        [
+            StoredDocument(f"d{n}", f"the common thing {n}", {}, [StoredPassage(0, len(f"the common thing {n}"), 4)])
+            for n in range(9_999)
+        ]
+    )
+    weights, words = question_words(bank, ["common", "77", "zorblax"])
+    assert words == ["77", "common"]
+    assert weights["zorblax"] > weights["77"] > weights["common"] > 0
+    put(bank, {"more": "the common end", "last": "the common rare"}, None)
+    assert question_words(bank, ["common", "77", "rare"])[1] == ["77", "rare"]
+    assert question_words(bank, ["common", "the"])[1] == ["common", "the"]
+    bank.close()
+
+
+def test_idf_share():
+    assert idf_share({"a": 3.0, "b": 1.0}, {"a", "x"}) == 0.75
+    assert idf_share({}, {"a"}) == 0.0
+
+
+def test_fusion_orders_by_rank_alone():
+    assert reciprocal_rank_fusion([]) == []
+    assert reciprocal_rank_fusion([[], [3, 1]]) == [3, 1]
+    assert reciprocal_rank_fusion([[1, 2, 3], [3, 2, 1]])[0] in (1, 3)
+    assert reciprocal_rank_fusion([["x", "both"], ["y", "both"]])[0] == "both"
+
+
+def test_the_numbers_are_plain(bank: MemoryBank, encoder: Encoder):
+    hit = HybridSelector(bank, encoder).select("gate")[0]
+    assert all(type(value) is float for value in [hit.score, *hit.scores.values()])
+    assert not isinstance(hit.score, np.floating)
