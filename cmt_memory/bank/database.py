@@ -14,15 +14,16 @@ from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, Sto
 FORMAT = 1
 TOKENIZER = "unicode61 remove_diacritics 2"
 _BUSY_SECONDS = 60.0
+_WAL_BYTES = 4 * 1024 * 1024
 
-# `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1 from then on; `changes`
-# counts commits, so that whoever caches can see that something changed. Rows that scans touch stay small:
-# texts, vectors and payloads are apart from or behind them. AUTOINCREMENT never reuses a key, so that a key
-# left behind in the index cannot come to mean another passage.
+# `counters` spares every question a walk through a table, and `changes` counts commits, so that whoever caches
+# can see that something changed. `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1
+# from then on. Rows that scans touch stay small: texts, vectors and payloads are apart from or behind them.
+# AUTOINCREMENT never reuses a key, so that a key left behind in the index cannot come to mean another passage.
 _SCHEMA = f"""
 CREATE TABLE store_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE changes (number INTEGER NOT NULL);
-INSERT INTO changes VALUES (0);
+CREATE TABLE counters (changes INTEGER NOT NULL, documents INTEGER NOT NULL, passages INTEGER NOT NULL);
+INSERT INTO counters VALUES (0, 0, 0);
 CREATE TABLE assets (name TEXT PRIMARY KEY, sha256 BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE documents (
   key INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -53,6 +54,10 @@ CREATE TABLE passages (
 );
 CREATE INDEX passages_to_encode ON passages (key) WHERE indexed IS NULL;
 CREATE INDEX passages_to_index ON passages (key) WHERE indexed = 0;
+CREATE TRIGGER one_document_more AFTER INSERT ON documents BEGIN UPDATE counters SET documents = documents + 1; END;
+CREATE TRIGGER one_document_less AFTER DELETE ON documents BEGIN UPDATE counters SET documents = documents - 1; END;
+CREATE TRIGGER one_passage_more AFTER INSERT ON passages BEGIN UPDATE counters SET passages = passages + 1; END;
+CREATE TRIGGER one_passage_less AFTER DELETE ON passages BEGIN UPDATE counters SET passages = passages - 1; END;
 CREATE TABLE vectors (passage INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE payloads (
   passage INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, bytes INTEGER NOT NULL, data BLOB
@@ -134,7 +139,7 @@ class Database:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._writer
-                    self._writer.execute("UPDATE changes SET number = number + 1")
+                    self._writer.execute("UPDATE counters SET changes = changes + 1")
                     self._writer.execute("COMMIT")
                 except BaseException:
                     if self._writer.in_transaction:
@@ -185,6 +190,7 @@ class Database:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA secure_delete = ON")
+                connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             connection.execute("PRAGMA cache_size = -8192")
         except BaseException:
             connection.close()

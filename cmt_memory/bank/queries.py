@@ -36,7 +36,7 @@ class Queries:
 
     def changes(self) -> int:
         """Number of commits so far, by any process."""
-        return int(self._all("SELECT number FROM changes")[0][0])
+        return int(self._all("SELECT changes FROM counters")[0][0])
 
     def meta(self, key: str) -> Any:
         """A setting of the store, or None."""
@@ -58,7 +58,7 @@ class Queries:
 
     def count_documents(self) -> int:
         """Number of documents."""
-        return int(self._all("SELECT count(*) FROM documents")[0][0])
+        return int(self._all("SELECT documents FROM counters")[0][0])
 
     def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids in the order in which the documents were first added."""
@@ -145,7 +145,7 @@ class Queries:
 
     def count_passages(self) -> int:
         """Number of passages."""
-        return int(self._all("SELECT count(*) FROM passages")[0][0])
+        return int(self._all("SELECT passages FROM counters")[0][0])
 
     def payloads(self, keys: Sequence[int]) -> dict[int, tuple[bytes, bytes | None]]:
         """The sha256 of each payload and the payload itself, None where it is in a file."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _ALL_WORDS_UP_TO = 10_000
 _COMMON = 0.05
 _MOST_WORDS = 256
+# Counting a common word means walking all its passages: 0.3 s for the commonest of a million.
+_DRIFT = 0.02
+_MOST_KEPT = 50_000
 
 
 class Words:
@@ -36,21 +39,44 @@ class Words:
         return words
 
 
-def question_words(bank: MemoryBank, words: list[str]) -> tuple[dict[str, float], list[str]]:
-    """The idf of each word of a question, and the words to search for.
+class QuestionWords:
+    """Which words of a question to search for, and what each weighs.
 
-    The idf is BM25's, ``log(1 + (N - n + 0.5) / (n + 0.5))`` for a word in ``n`` of ``N`` passages. In a bank
-    of more than 10,000 passages, words found in over 5 % of them are not searched for unless none remain; of
-    very long questions the 256 rarest words are.
+    Args:
+        bank: The bank whose passages are counted.
     """
-    counts = bank.word_counts(words)
-    total = bank.count_passages()
-    weights = {
-        word: math.log1p((total - count + 0.5) / (count + 0.5)) for word in words for count in [counts.get(word, 0)]
-    }
-    if total > _ALL_WORDS_UP_TO:
-        counts = {word: count for word, count in counts.items() if count <= _COMMON * total} or counts
-    return weights, sorted(counts, key=lambda word: (counts[word], word))[:_MOST_WORDS]
+
+    def __init__(self, bank: MemoryBank) -> None:
+        self._bank = bank
+        self._counts: dict[str, int] = {}
+        self._counted_at = (-1, 0)
+
+    def weigh(self, words: list[str]) -> tuple[dict[str, float], list[str]]:
+        """The idf of each word, and the words to search for, rarest first.
+
+        The idf is BM25's, ``log(1 + (N - n + 0.5) / (n + 0.5))`` for a word in ``n`` of ``N`` passages. In a bank
+        of more than 10,000 passages, words found in over 5 % of them are not searched for unless none remain; of
+        very long questions the 256 rarest words are.
+        """
+        total = self._bank.count_passages()
+        counts = self._count(words, total)
+        weights = {word: math.log1p((total - counts[word] + 0.5) / (counts[word] + 0.5)) for word in words}
+        found = {word: count for word, count in counts.items() if count}
+        if total > _ALL_WORDS_UP_TO:
+            found = {word: count for word, count in found.items() if count <= _COMMON * total} or found
+        return weights, sorted(found, key=lambda word: (found[word], word))[:_MOST_WORDS]
+
+    def _count(self, words: list[str], total: int) -> dict[str, int]:
+        """Passages with each word; in a large bank as counted before, while its size is nearly the same."""
+        changes = self._bank.changes()
+        known, (counted_changes, counted_total) = self._counts, self._counted_at
+        near = total > _ALL_WORDS_UP_TO and abs(total - counted_total) <= _DRIFT * total
+        if (changes != counted_changes and not near) or len(known) > _MOST_KEPT:
+            known = self._counts = {}
+            self._counted_at = (changes, total)
+        missing = [word for word in words if word not in known]
+        known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing) if missing else {})
+        return {word: min(known[word], total) for word in words}
 
 
 def idf_share(weights: Mapping[str, float], words: set[str]) -> float:

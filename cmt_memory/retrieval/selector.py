@@ -14,7 +14,7 @@ from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
-from cmt_memory.retrieval.lexical import Words, idf_share, question_words
+from cmt_memory.retrieval.lexical import QuestionWords, Words, idf_share
 
 CHANNELS = ("dense", "bm25")
 
@@ -57,6 +57,7 @@ class HybridSelector:
             )
         self._bank, self._encoder = bank, encoder if "dense" in self.channels else None
         self._words = Words()
+        self._question_words = QuestionWords(bank)
 
     def select(
         self, question: str, k: int = 4, filter: Filter | None = None, min_score: float | None = None
@@ -81,7 +82,7 @@ class HybridSelector:
         depth = max(_MIN_DEPTH, _DEPTH * k)
         search = _Search({}, {}, {})
         if "bm25" in self.channels:
-            search.weights, words = question_words(self._bank, self._words.of(question))
+            search.weights, words = self._question_words.weigh(self._words.of(question))
             search.bm25 = dict(self._bank.search_words(words, depth, condition))
         nearest: list[int] = []
         if self._encoder is not None and self._bank.count_passages():

@@ -14,7 +14,7 @@ from cmt_memory.bank.records import StoredDocument, StoredPassage
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
-from cmt_memory.retrieval.lexical import Words, idf_share, question_words
+from cmt_memory.retrieval.lexical import QuestionWords, Words, idf_share
 from cmt_memory.retrieval.selector import HybridSelector
 
 TEXTS = {
@@ -202,12 +202,13 @@ def test_common_words_are_dropped_in_large_banks_only(tmp_path: Path):
             for n in range(9_999)
         ]
     )
-    weights, words = question_words(bank, ["common", "77", "zorblax"])
+    counter = QuestionWords(bank)
+    weights, words = counter.weigh(["common", "77", "zorblax"])
     assert words == ["77", "common"]
     assert weights["zorblax"] > weights["77"] > weights["common"] > 0
     put(bank, {"more": "the common end", "last": "the common rare"}, None)
-    assert question_words(bank, ["common", "77", "rare"])[1] == ["77", "rare"]
-    assert question_words(bank, ["common", "the"])[1] == ["common", "the"]
+    assert counter.weigh(["common", "77", "rare"])[1] == ["77", "rare"]
+    assert counter.weigh(["common", "the"])[1] == ["common", "the"]
     bank.close()
 
 
