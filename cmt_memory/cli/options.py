@@ -182,20 +182,15 @@ def stored_model(path: Path) -> str | None:
 
 
 def quiet() -> None:
-    """Send our own log lines to the standard error stream, and keep the libraries below us still."""
+    """Keep the libraries below us still; with `--debug`, let everyone speak."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    debug = debugging(click.get_current_context())
-    logger = logging.getLogger("cmt_memory")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
-    if debug:
+    if debugging(click.get_current_context()):
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("cmt_memory").setLevel(logging.DEBUG)
         return
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for name in ("chromadb", "sentence_transformers", "pypdf"):
+    for name in ("chromadb", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,59 @@
+"""`cmt-memory ask`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+QUESTION = "Where is the spare key?"
+
+
+@pytest.mark.parametrize("mode", ["memory", "text", "none"])
+def test_json_says_everything(cmt, store, mode):
+    result = cmt("ask", QUESTION, "--store", store, "--mode", mode, "--k", "2", "--json")
+    answer = json.loads(result.stdout)
+    assert answer["mode"] == mode
+    assert answer["grounded"] == (mode != "none")
+    assert (answer["usage"]["memory_slots"] > 0) == (mode == "memory")
+    assert {"search", "first_token", "total"} <= set(answer["timings"])
+    if mode != "none":
+        assert answer["hits"][0]["text"].startswith("# Keys")
+        assert answer["hits"][0]["metadata"]["source"].endswith("keys.md")
+
+
+def test_lossless_memory_answers_as_text_does_with_fewer_prompt_tokens(cmt, store):
+    asked = {
+        mode: json.loads(cmt("ask", QUESTION, "--store", store, "--mode", mode, "--k", "1", "--json").stdout)
+        for mode in ("memory", "text")
+    }
+    assert asked["memory"]["text"] == asked["text"]["text"]
+    assert asked["memory"]["usage"]["prompt_tokens"] < asked["text"]["usage"]["prompt_tokens"]
+
+
+def test_the_answer_alone_is_on_stdout_streamed_or_not(cmt, store):
+    whole = cmt("ask", QUESTION, "--store", store)
+    streamed = cmt("ask", QUESTION, "--store", store, "--stream")
+    assert whole.stdout == streamed.stdout
+    assert "keys.md" in whole.stderr
+    assert "memory slots" in whole.stderr
+
+
+def test_nothing_relevant_is_said(cmt, store):
+    result = cmt("ask", QUESTION, "--store", store, "--min-score", "1.1")
+    assert "on its own" in result.stderr
+
+
+def test_a_moved_model_can_be_named(cmt, lm, store, tmp_path):
+    shutil.copytree(lm, tmp_path / "moved")
+    first = cmt("ask", QUESTION, "--store", store, "--json").stdout
+    second = cmt("ask", QUESTION, "--store", store, "--model", tmp_path / "moved", "--json").stdout
+    assert json.loads(first)["text"] == json.loads(second)["text"]
+
+
+def test_stdout_is_clean_in_a_real_process(process, store):
+    done = process("ask", QUESTION, "--store", store, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["question"] == QUESTION
+    assert done.stderr == ""

@@ -1,0 +1,53 @@
+"""`cmt-memory store …`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+def test_list_counts_and_pages(cmt, store, notes):
+    everything = json.loads(cmt("store", "list", "--store", store, "--json").stdout)
+    assert len(everything) == 4
+    assert {"locker", str(notes / "keys.md")} < {row["id"] for row in everything}
+    page = json.loads(cmt("store", "list", "--store", store, "--json", "--limit", "2", "--offset", "1").stdout)
+    assert page == everything[1:3]
+    table = cmt("store", "list", "--store", store).stdout
+    assert "locker" in table
+    assert "4 of 4 documents" in table
+
+
+def test_show_gives_text_metadata_and_passages(cmt, store):
+    shown = json.loads(cmt("store", "show", "locker", "--store", store, "--json").stdout)
+    assert shown["text"] == "The locker code is 4471."
+    assert shown["metadata"]["year"] == 2024
+    assert [passage["id"] for passage in shown["passages"]] == ["locker#0"]
+    assert "The locker code is 4471." in cmt("store", "show", "locker", "--store", store).stdout
+
+
+def test_delete_takes_known_ids_only(cmt, store):
+    refused = cmt("store", "delete", "locker", "nobody", "--store", store, code=1)
+    assert "nobody" in refused.stderr
+    assert len(json.loads(cmt("store", "list", "--store", store, "--json").stdout)) == 4
+    deleted = json.loads(cmt("store", "delete", "locker", "locker", "--store", store, "--json").stdout)
+    assert deleted == {"deleted": ["locker"], "documents": 3}
+    assert "no document 'locker'" in cmt("store", "show", "locker", "--store", store, code=1).stderr
+
+
+def test_stats_add_up_and_name_the_model(cmt, store, lm):
+    stats = json.loads(cmt("store", "stats", "--store", store, "--json").stdout)
+    assert (stats["documents"], stats["memories"]) == (4, 4)
+    assert (stats["model"], stats["ratio"], stats["latent"], stats["encoder"]) == (str(lm), 1, "full", None)
+    assert stats["disk_bytes"]["total"] == sum(stats["disk_bytes"][k] for k in ("ledger", "payloads", "index"))
+    assert "words (BM25) alone" in cmt("store", "stats", "--store", store).stdout
+
+
+@pytest.mark.parametrize("command", ["list", "stats"])
+def test_no_model_is_needed_to_look(cmt, lm, notes, tmp_path, command):
+    own = tmp_path / "lm"
+    shutil.copytree(lm, own)
+    cmt("add", notes, "--store", tmp_path / "mem", "--model", own, "--encoder", "none")
+    shutil.rmtree(own)
+    cmt("store", command, "--store", tmp_path / "mem")
