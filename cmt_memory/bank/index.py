@@ -126,11 +126,16 @@ class VectorIndex:
             if self._collection is None:
                 self._collection = self._open()
             return getattr(self._collection, method)(**arguments)
-        except (ChromaError, ValueError, TypeError) as error:
+        except IndexBrokenError:
+            raise
+        except Exception as error:
             self._collection = None
-            raise IndexBrokenError(f"Chroma: {method} failed: {error}") from error
-        except OSError as error:
-            raise CMTError(f"the index cannot be reached: {error}") from error
+            if self._embedded or isinstance(error, ChromaError):
+                raise IndexBrokenError(f"Chroma: {method} failed: {error}") from error
+            raise CMTError(
+                f"the index server cannot be reached: {error}. What was added is in the ledger and is indexed with "
+                "the next write or at the next opening."
+            ) from error
 
     def _batch_size(self) -> int:
         return int(self._connect().get_max_batch_size())

@@ -26,7 +26,7 @@ class FolderLock:
 
     def __init__(self, path: Path, *, shared: bool) -> None:
         self._path = path
-        self._shared = shared
+        self.shared = shared
         self._file: IO[bytes] = path.open("a+b")
         if not self._take(exclusive=not shared):
             self._file.close()
@@ -37,14 +37,14 @@ class FolderLock:
 
     def make_exclusive(self) -> bool:
         """Try to become the sole holder; False leaves things as they were."""
-        if not self._shared or self._take(exclusive=True):
+        if not self.shared or self._take(exclusive=True):
             return True
         self._take(exclusive=False)  # a conversion that fails may have lost the lock
         return False
 
     def make_shared(self) -> None:
         """Go back to sharing after :meth:`make_exclusive`."""
-        if self._shared:
+        if self.shared:
             self._take(exclusive=False)
 
     def release(self) -> None:

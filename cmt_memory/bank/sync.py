@@ -34,25 +34,32 @@ class SyncedIndex:
         self._lock = threading.RLock()
 
     def repair(self) -> None:
-        """Put right what an interrupted process left: at opening, before anything else."""
-        expected = self._queries.count_vectors()
+        """Put right what an interrupted process left: at opening, before anything else.
+
+        While others share the folder, differences may be their unfinished work and are left to them.
+        """
         stale, waiting = self._queries.stale(), self._queries.to_index()
-        if not expected and not stale:
+        if not stale and not self._queries.count_vectors():
             return
         try:
             self.sync()
-            found = self._index.count()
+            if self._index.count() == self._queries.count_vectors():
+                if (stale or waiting) and not self._folder_lock.shared:
+                    logger.warning(
+                        "an earlier process ended early: %d passages were added to the index and %d removed",
+                        len(waiting),
+                        len(stale),
+                    )
+                return
+            if not self._folder_lock.make_exclusive():
+                return
+            found, expected = self._index.count(), self._queries.count_vectors()
+            if found != expected:
+                self.rebuild(f"it held {found} passages and the ledger {expected}")
         except IndexBrokenError as error:
             self.rebuild(str(error))
-            return
-        if found != expected:
-            self.rebuild(f"it held {found} passages and the ledger {expected}")
-        elif stale or waiting:
-            logger.warning(
-                "an earlier process ended early: %d passages were added to the index and %d removed",
-                len(waiting),
-                len(stale),
-            )
+        finally:
+            self._folder_lock.make_shared()
 
     def sync(self) -> None:
         """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ALL_WORDS_UP_TO = 10_000
 _COMMON = 0.05
 _MOST_WORDS = 256
-# Counting a common word means walking all its passages: 0.3 s for the commonest of a million.
+# Counting a word means walking all its passages, so large banks count each one rarely.
 _DRIFT = 0.02
 _MOST_KEPT = 50_000
 

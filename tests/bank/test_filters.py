@@ -136,6 +136,23 @@ def test_chroma_never_misses_what_python_accepts(collection: Any, filter: dict[s
     assert expected <= {int(id) for id in collection.get(where=where)["ids"]}
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150)
+@given(metadata=st.dictionaries(st.text() | st.sampled_from(["$a", "#a", "chroma:a", "a.b", " "]), json_values))
+def test_chroma_takes_what_is_left_of_any_metadata(collection: Any, metadata: dict[str, Any]):
+    kept = index_metadata(metadata)
+    collection.upsert(ids=["any"], embeddings=np.ones((1, len(METADATA)), np.float32), metadatas=[kept])
+    found = collection.get(ids=["any"])["metadatas"][0] or {}
+    collection.delete(ids=["any"])
+    assert found == (kept or {})
+
+
 @pytest.mark.parametrize(
     ("filter", "expected"),
     [
