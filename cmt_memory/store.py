@@ -25,7 +25,7 @@ from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.loading import bundled
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
+from cmt_memory.retrieval.encoders import NO_ENCODER, Encoder, resolve_encoder
 from cmt_memory.retrieval.selector import HybridSelector
 
 if TYPE_CHECKING:
@@ -352,20 +352,27 @@ class CMTMemoryStore:
         return settled
 
     def _settle_encoder(self, encoder: Any) -> Encoder | None:
+        """The encoder to search with; another one than the store's gives every passage a new vector."""
         stored = self.bank.encoder
         resolved = resolve_encoder(encoder, stored_id=stored["id"] if stored else None)
-        if resolved is None or self.bank.read_only:
-            return resolved
-        if stored is None:
-            self.bank.set_meta("encoder", {"id": resolved.id, "dimension": resolved.dimension})
-        elif stored["id"] != resolved.id:
-            logger.warning(
-                "%s was searched by %s; encoding its passages anew by %s",
-                self.path,
-                stored["id"],
-                resolved.id,
-            )
+        if resolved is None:
+            if stored is None and not self.bank.read_only:
+                self.bank.set_meta("encoder", {"id": NO_ENCODER, "dimension": 0})
+            elif stored is not None and stored["id"] != NO_ENCODER and not self.bank.read_only:
+                raise InvalidInputError(
+                    f"The store at {self.path} is searched by {stored['id']}; with encoder=None new documents would have "
+                    'no vector. To search by words alone, pass channels=("bm25",).'
+                )
+            return None
+        if not self.bank.read_only:
+            if stored is not None and stored["id"] != resolved.id and len(self.bank):
+                logger.warning("%s: encoding its passages anew by %s", self.path, resolved.id)
             self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
+        elif stored is not None and stored["id"] != resolved.id:
+            raise InvalidInputError(
+                f"The store at {self.path} was made with the encoder {stored['id']}, and read_only cannot encode it anew "
+                f"by {resolved.id}."
+            )
         return resolved
 
 

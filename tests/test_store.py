@@ -171,6 +171,36 @@ def test_words_alone_without_an_encoder(model, tmp_path):
         assert store.stats()["encoder"] is None
 
 
+def test_another_encoder_indexes_anew(model, tmp_path, caplog):
+    class Letters:
+        """An embedding object in LangChain's shape: how often each letter occurs."""
+
+        model_name = "letters"
+
+        def embed_documents(self, texts):
+            return [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+
+        def embed_query(self, text):
+            return self.embed_documents([text])[0]
+
+    path = tmp_path / "s"
+    with CMTMemoryStore(path, model, encoder=None) as store:
+        store.add_documents(DOCUMENTS)
+    with CMTMemoryStore(path, model) as store:
+        assert store.encoder is None
+    with CMTMemoryStore(path, model, encoder=Letters(), channels=("dense",)) as store:
+        assert store.search("closed Sundays on it is", k=1)[0].text == DOCUMENTS[2]
+        store.add_documents(["zzz zzz"])
+        assert store.search("zz", k=1)[0].text == "zzz zzz"
+    assert "encoding its passages anew" in caplog.text
+    with pytest.raises(InvalidInputError, match="bm25"):
+        CMTMemoryStore(path, model, encoder=None)
+    with pytest.raises(InvalidInputError, match="read_only"):
+        CMTMemoryStore(path, model, encoder="sentence-transformers/all-MiniLM-L6-v2", read_only=True)
+    with CMTMemoryStore(path, model, encoder=Letters()) as store:
+        assert len(store) == 4
+
+
 def test_progress_is_reported_after_each_commit(store):
     seen = []
 
