@@ -360,8 +360,8 @@ class CMTMemoryStore:
                 self.bank.set_meta("encoder", {"id": NO_ENCODER, "dimension": 0})
             elif stored is not None and stored["id"] != NO_ENCODER and not self.bank.read_only:
                 raise InvalidInputError(
-                    f"The store at {self.path} is searched by {stored['id']}; with encoder=None new documents would have "
-                    'no vector. To search by words alone, pass channels=("bm25",).'
+                    f"The store at {self.path} is searched by {stored['id']}; with encoder=None new documents would "
+                    'have no vector. To search by words alone, pass channels=("bm25",).'
                 )
             return None
         if not self.bank.read_only:
@@ -370,8 +370,8 @@ class CMTMemoryStore:
             self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
         elif stored is not None and stored["id"] != resolved.id:
             raise InvalidInputError(
-                f"The store at {self.path} was made with the encoder {stored['id']}, and read_only cannot encode it anew "
-                f"by {resolved.id}."
+                f"The store at {self.path} was made with the encoder {stored['id']}, and read_only cannot encode it "
+                f"anew by {resolved.id}."
             )
         return resolved
 
