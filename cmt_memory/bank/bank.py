@@ -50,8 +50,8 @@ class MemoryBank:
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
         StoreCorruptError: The ledger cannot be read.
-        InvalidInputError: ``read_only`` and there is no bank, or ``keep_text=False`` and the bank keeps
-            texts.
+        InvalidInputError: The folder cannot be written, ``read_only`` and there is no bank, or
+            ``keep_text=False`` and the bank keeps texts.
     """
 
     def __init__(
@@ -67,8 +67,13 @@ class MemoryBank:
         self._index: SyncedIndex | None = None
         with ExitStack() as opened:
             if not read_only:
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock = FolderLock(self.path / "lock", shared=client is not None)
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    lock = FolderLock(self.path / "lock", shared=client is not None)
+                except OSError as error:
+                    raise InvalidInputError(
+                        f"{self.path} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
+                    ) from error
                 opened.callback(lock.release)
             self._ledger = Ledger(self.path, read_only=read_only)
             opened.callback(self._ledger.database.close)

@@ -262,6 +262,12 @@ def test_reading_what_is_not_there(tmp_path: Path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        MemoryBank(tmp_path / "file" / "bank")
+
+
 def test_a_closed_bank(bank: MemoryBank):
     bank.put([stored("a", "text")])
     bank.close()
