@@ -234,8 +234,8 @@ def _meaning(result: dict[str, Any]) -> str:
         "Prompt tokens are what the model reads at every question: in memory mode the question alone. Memory "
         "slots are positions whose keys and values come from the store, computed when the document was added. "
         f"{slots}\n"
-        "On a model this small a short text is read in milliseconds anyway, and search is part of each figure, so "
-        "the times are close. [bold]cmt-memory bench latency[/] shows them at the size of a real model.\n"
+        "The times include search. On a model this small there is little to save, and whatever else the machine does "
+        "shows: [bold]cmt-memory bench latency[/] measures at the size of a real model.\n"
     )
 
 
