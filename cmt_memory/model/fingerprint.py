@@ -36,8 +36,8 @@ def lm_digest(model: PreTrainedModel, revision: str | None = None) -> str:
     there is no file, or the loaded weights are no longer those of the file, the loaded tensors are sampled.
     """
     config = json.dumps(_stable(model.config.to_dict()), sort_keys=True, default=str)
-    files = _weight_files(str(model.config._name_or_path or ""), revision)
-    on_disk = bool(files) and _matches_files(model, files)
+    files = weight_files(str(model.config._name_or_path or ""), revision)
+    on_disk = bool(files) and matches_files(model, files)
     weights = _digest_files(files) if on_disk else _digest_tensors(model.state_dict())
     return _sha(config, weights)
 
@@ -77,7 +77,7 @@ def _sha(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _weight_files(name_or_path: str, revision: str | None) -> list[Path]:
+def weight_files(name_or_path: str, revision: str | None) -> list[Path]:
     """The LM's safetensors files, in its folder or in the hub's local cache; never downloads."""
     if not name_or_path:
         return []
@@ -121,7 +121,7 @@ def _digest_files(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _matches_files(model: PreTrainedModel, files: list[Path]) -> bool:
+def matches_files(model: PreTrainedModel, files: list[Path]) -> bool:
     """Whether a few loaded tensors still hold the values of the file (they may have been trained since)."""
     from safetensors import safe_open
 

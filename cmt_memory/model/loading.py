@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.fingerprint import matches_files, weight_files
 
 BUNDLED = ("cmt-tiny",)
 
@@ -58,3 +60,16 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def save_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write an LM and its tokenizer, its weights as they are on disk where they are still those of a local folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    source = Path(str(model.config._name_or_path or ""))
+    files = weight_files(str(source), None) if source.is_dir() else []
+    if files and matches_files(model, files):
+        for written in folder.glob("model*.safetensors*"):
+            written.unlink()
+        for file in [*files, *source.glob("*.safetensors.index.json")]:
+            shutil.copyfile(file, folder / file.name)

@@ -22,7 +22,7 @@ from cmt_memory.model.config import MAX_RATIO, CMTConfig
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.loading import bundled, load_lm, resolve_lm
+from cmt_memory.model.loading import bundled, load_lm, resolve_lm, save_lm
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat, encode_document
@@ -240,8 +240,7 @@ class CMTModel:
         folder.mkdir(parents=True, exist_ok=True)
         config = self.saved_config()
         if include_lm:
-            self.lm.model.save_pretrained(folder / "lm")
-            self.lm.tokenizer.save_pretrained(folder / "lm")
+            save_lm(self.lm.model, self.lm.tokenizer, folder / "lm")
             config.lm = "./lm"
         elif not config.lm:
             raise InvalidInputError(
