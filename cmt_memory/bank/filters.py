@@ -32,7 +32,6 @@ _SQL_OPERATORS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _NEGATED = {"$eq": "$ne", "$ne": "$eq", "$in": "$nin", "$nin": "$in"}
 # Chroma keeps every string once more in a second index.
 _MAX_INDEXED_TEXT = 512
-# Beyond this a float64 skips integers, and Chroma's answers depend on which of the two kinds was stored.
 _EXACT_INT = 2**53
 
 Filter = Mapping[str, Any]
@@ -175,15 +174,40 @@ def _chroma_leaf(leaf: Leaf, negated: bool) -> dict[str, Any] | None:
     if name is None:  # a negated order also holds for a missing key, which Chroma's opposite order does not
         return None
     if name in _ORDERS:
-        if isinstance(leaf.operand, str) or not _answerable(leaf.operand):
-            return None
-        return {leaf.key: {name: leaf.operand}}
+        return _chroma_bound(leaf.key, name, leaf.operand) if _is_close_number(leaf.operand) else None
     operands = leaf.operand if name in ("$in", "$nin") else [leaf.operand]
     if name in ("$eq", "$in"):
-        if not all(_answerable(item) for item in operands):
-            return None
-        return _join("$or", [{leaf.key: {"$eq": item}} for item in operands])
-    return _join("$and", [{leaf.key: {"$ne": item}} for item in operands if _answerable(item)])
+        parts = [_chroma_equal(leaf.key, item) for item in operands]
+        known = [part for part in parts if part is not None]
+        return _join("$or", known) if len(known) == len(parts) else None
+    exact = [item for item in operands if _indexable(item) and _kind(item) != "number"]
+    return _join("$and", [{leaf.key: {"$ne": item}} for item in exact])
+
+
+def _chroma_equal(key: str, operand: Any) -> dict[str, Any] | None:
+    if _kind(operand) != "number":
+        return {key: {"$eq": operand}} if _indexable(operand) else None
+    if not _is_close_number(operand):
+        return None
+    if operand == int(operand):
+        return {key: {"$eq": int(operand)}}
+    return {"$and": [_chroma_bound(key, "$gte", operand), _chroma_bound(key, "$lte", operand)]}
+
+
+def _chroma_bound(key: str, name: str, operand: float) -> dict[str, Any]:
+    """A bound at the next integer outwards.
+
+    Chroma 1.5.9 cuts a fraction off when it compares with a stored integer, and may read a float back as its
+    neighbour, so an exact bound would miss some.
+    """
+    if name in ("$gt", "$gte"):
+        return {key: {"$gte": math.floor(operand)}}
+    return {key: {"$lte": math.ceil(operand)}}
+
+
+def _is_close_number(operand: Any) -> bool:
+    """Whether an operand is a number below the place where a float64 begins to skip integers."""
+    return _kind(operand) == "number" and abs(operand) <= _EXACT_INT
 
 
 def _join(name: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -198,11 +222,6 @@ def _indexable_key(key: str) -> bool:
 
 def _indexable(value: Any) -> bool:
     return len(value) <= _MAX_INDEXED_TEXT if isinstance(value, str) else is_filterable(value)
-
-
-def _answerable(operand: Any) -> bool:
-    """Whether Chroma's answer for an operand can be relied on to hold wherever the reference does."""
-    return _indexable(operand) and (isinstance(operand, str) or abs(operand) <= _EXACT_INT)
 
 
 def _parse(filter: Any, path: str) -> Condition:
