@@ -28,6 +28,7 @@ from cmt_memory.cli.options import (
     store_option,
 )
 from cmt_memory.cli.output import print_json, size
+from cmt_memory.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,10 @@ def demo(
         click.echo("Loading the language model ...", err=True)
         with open_store(folder, **settings) as store:
             started = time.perf_counter()
-            store.add_documents(documents, show_progress=sys.stderr.isatty())
+            with Progress("Compressing", len(documents), unit="documents", show=sys.stderr.isatty()) as bar:
+                for document in documents:  # one by one, to see it happen; together is faster
+                    store.add_documents(document)
+                    bar.advance(1)
             seconds = time.perf_counter() - started
             result = _ask_all(store, questions) | {"add_seconds": round(seconds, 3)}
     if as_json:
