@@ -1,4 +1,4 @@
-"""What untrained compression keeps: pooled against kept positions, and sizes of the latent, on real text.
+"""What untrained compression keeps: pooled against kept positions, and latents of raw and scaled PCA, on real text.
 
     python benchmarks/untrained.py --llm cmt-tiny --texts squad-train-contexts.txt --output untrained.json
 
@@ -11,12 +11,15 @@ import argparse
 import json
 import platform
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cmt_memory import CMTModel
 from cmt_memory.model.agreement import next_token_agreement
+from cmt_memory.model.latent import calibration_texts, collect_rows, fit_projection, rows_that_fit, take_tokens
 
 
 def main() -> None:
@@ -34,21 +37,24 @@ def main() -> None:
     texts = [t.strip() for t in raw.split("\f" if "\f" in raw else "\n\n")]
     length = 6 * (options.context + options.continuation)
     texts = [t for t in texts if len(t) >= length // 2][: options.number]
-    settings = [{"ratio": 1, "latent": size} for size in options.latents]
-    settings += [
-        {"ratio": ratio, "latent": "full", "compressor": name}
-        for ratio in options.ratios
-        for name in ("pooled", "kept")
-    ]
     base = CMTModel.from_llm(options.llm)
-    rows = []
-    for setting in settings:
-        model = CMTModel.from_llm(base.lm.model, tokenizer=base.lm.tokenizer, **setting)
+    lm = base.lm
+    arms: list[tuple[dict[str, Any], CMTModel]] = []
+    rows = collect_rows(lm, take_tokens(lm, calibration_texts(), rows_that_fit(lm.layout.width)))
+    for size, scaled in product(options.latents, (False, True)):
+        projection = fit_projection(rows.clone(), size, lm.layout.block_sizes(), scaled=scaled)
+        facts = {"ratio": 1, "latent": size, "scaled": scaled, "variance": round(projection.variance_kept(rows), 4)}
+        arms.append((facts, base.with_state(base.config.model_copy(update={"latent": size}), projection.tensors())))
+    for ratio, name in product(options.ratios, ("pooled", "kept")):
+        facts = {"ratio": ratio, "latent": "full", "compressor": name}
+        arms.append((facts, CMTModel.from_llm(lm.model, tokenizer=lm.tokenizer, **facts)))
+    results = []
+    for facts, model in arms:
         measured = next_token_agreement(model, texts, context=options.context, continuation=options.continuation)
-        row = setting | {name: round(value, 4) for name, value in asdict(measured).items()}
+        row = facts | {name: round(value, 4) for name, value in asdict(measured).items()}
         row["share"] = round(measured.share, 4)
         print(json.dumps(row), flush=True)
-        rows.append(row)
+        results.append(row)
     if options.output:
         facts = {
             "llm": options.llm,

@@ -258,6 +258,19 @@ def test_any_text_works(store, text):
     assert store.ask("code?", max_new_tokens=2).grounded
 
 
+@pytest.mark.slow
+def test_a_document_of_a_megabyte(tmp_path):
+    model = tiny_model("llama", "chat", ratio=16, latent=32, compressor="pooled")
+    text = "".join(f"Box {i} holds {i * 7 % 1000} bolts for shelf {i % 90}.\n" for i in range(24_000))[:1_000_000]
+    with CMTMemoryStore(tmp_path / "s", model, encoder=None) as store:
+        [id] = store.add_documents([text])
+        assert store.get(id)[0].text == text
+        [hit] = store.search("Box 21345 bolts", k=1)
+        assert "Box 21345 holds" in hit.text
+        assert text[slice(*hit.span)] == hit.text
+        assert store.ask("Box 21345?", k=2, max_new_tokens=2).grounded
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"k": 0}, {"k": -1}, {"k": 1.5}, {"mode": "magic"}, {"memory_ids": ["nothing#0"]}, {"memory_ids": [3]},
