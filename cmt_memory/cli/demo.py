@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MODES: tuple[Mode, ...] = ("memory", "text", "none")
 _LONGEST_ANSWER = 24
 
-_OWN_LM = """\
+OWN_LM = """\
 from cmt_memory import CMTMemoryStore, CMTModel
 model = CMTModel.from_llm("Qwen/Qwen3-0.6B")
 store = CMTMemoryStore("mem", model=model)
@@ -174,7 +174,7 @@ def _print(result: dict[str, Any], *, kept: Path | None, bundled: bool) -> None:
     console.print(_meaning(result))
     if bundled:
         console.print(_limits(result))
-        console.print(_OWN_LM + "\n", style="cyan", markup=False)
+        console.print(OWN_LM + "\n", style="cyan", markup=False)
     if kept is not None:
         console.print(f'The store is kept: cmt-memory ask "Where is the spare key?" --store {kept}', markup=False)
 
