@@ -50,11 +50,12 @@ def add(
 
     \b
     Example:  cmt-memory add notes/ report.pdf facts.jsonl --store mem
-    Own LM:   cmt-memory add notes/ --store mem --model Qwen/Qwen3-0.6B --ratio 4 --latent 256
+    Own LM:   cmt-memory add notes/ --store mem --model Qwen/Qwen3-0.6B
 
     Folders are read recursively: text, Markdown and other plain text, Python, PDF (one document a page) and
     JSONL (one document a line, {"text": "…", "id": "…", "metadata": {…}}). Any other file that is UTF-8 text
     can be named itself. Adding an unchanged file again costs nothing; a changed file replaces what it was.
+    A file that is gone stays in the store until you delete it there.
 
     Model, ratio and latent are chosen when a store is made and stay with it.
     """

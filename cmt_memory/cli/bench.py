@@ -35,7 +35,7 @@ def bench() -> None:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", help="cpu, cuda, ...  [default: cuda if there is one]")
 @click.option("--ratio", type=click.IntRange(1, 256), default=16, show_default=True, help="Document tokens per slot.")
-@click.option("--latent", type=Latent(), default=256, show_default=True, help="Numbers per slot.")
+@click.option("--latent", type=Latent(), metavar="N|full", default=256, show_default=True, help="Numbers per slot.")
 @click.option(
     "--encoder", default="auto", show_default=True, metavar="NAME", help="Sentence encoder, or 'none' for BM25 alone."
 )

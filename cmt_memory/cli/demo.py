@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MODES: tuple[Mode, ...] = ("memory", "text", "none")
 _LONGEST_ANSWER = 24
+_SMALL_LM = 100_000_000
 
 OWN_LM = """\
 from cmt_memory import CMTMemoryStore, CMTModel
@@ -233,13 +234,15 @@ def _meaning(result: dict[str, Any]) -> str:
         if exact
         else f"A memory here has one slot for {result['ratio']} tokens of its document; a smaller ratio keeps more."
     )
+    small = ""
+    if result["parameters"] < _SMALL_LM:
+        small = " On a model this small there is little to save, and whatever else the machine does shows."
     return (
         "\n[bold]What the numbers mean[/]\n"
         "Prompt tokens are what the model reads at every question: in memory mode the question alone. Memory "
         "slots are positions whose keys and values come from the store, computed when the document was added. "
         f"{slots}\n"
-        "The times include search. On a model this small there is little to save, and whatever else the machine does "
-        "shows: [bold]cmt-memory bench latency[/] measures at the size of a real model.\n"
+        f"The times include search.{small} [bold]cmt-memory bench latency[/] measures at a real model's size.\n"
     )
 
 

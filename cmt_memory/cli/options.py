@@ -78,6 +78,7 @@ def latent_option(function: F) -> F:
     return click.option(
         "--latent",
         type=Latent(),
+        metavar="N|full",
         help="Numbers per slot: fewer is smaller on disk. 'full' keeps the LM's own keys and values.  "
         "[default: full at ratio 1, else 256]",
     )(function)
