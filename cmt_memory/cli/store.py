@@ -130,14 +130,16 @@ def stats(path: Path, as_json: bool) -> None:
     \b
     Example:  cmt-memory store stats --store mem
     """
+    from cmt_memory.retrieval.encoders import NO_ENCODER
+
     with _bank(path) as bank:
         found = bank.stats()
-        model, encoder = bank.meta("model") or {}, bank.encoder
+        model, encoder = bank.meta("model") or {}, (bank.encoder or {}).get("id", NO_ENCODER)
         found |= {
             "model": model.get("lm"),
             "ratio": model.get("ratio"),
             "latent": model.get("latent"),
-            "encoder": None if encoder is None else encoder["id"],
+            "encoder": None if encoder == NO_ENCODER else encoder,
         }
     if as_json:
         print_json(found)
