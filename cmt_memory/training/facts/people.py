@@ -1,0 +1,243 @@
+# ruff: noqa: E501 -- word lists and phrasings are data
+"""Attributes of people. ``make=None`` means that the value is another person's name."""
+
+from __future__ import annotations
+
+from cmt_memory.training.facts import pools as p
+from cmt_memory.training.facts.phrasings import attribute
+
+PEOPLE = (
+    attribute(
+        "people",
+        "job|occupation|profession|trade",
+        p.choice(p.JOBS),
+        "{s} works as {a} {v}.|{s} is {a} {v}.|{s} is {a} {v} by trade.|{s} earns a living as {a} {v}.|by profession, {s} is {a} {v}."
+        "|{s} has been working as {a} {v} for years.|{s} became {a} {v}.|{s} is employed as {a} {v}.",
+        "what does {s} do for a living?|what does {s} work as?|what is {p} job?|what kind of work does {s} do?|what does {s} do?"
+        "|as what does {s} work?|what is {o} by profession?",
+        "{s} makes a living as {a} {v}.|everyone knows {o} as {a} {v}.||how does {s} make a living?|what sort of job does {s} have?",
+        "who works as {a} {v}?|who is {a} {v}?|who is the {v}?|which person is {a} {v}?",
+    ),
+    attribute(
+        "people",
+        "hometown|birthplace|home town|place of birth",
+        p.city,
+        "{s} was born in {v}.|{s} comes from {v}.|{s} grew up in {v}.|{s} is from {v}.|{s} is originally from {v}.|born in {v}, {s} left early."
+        "|{s} spent {r} childhood in {v}.",
+        "where was {s} born?|where does {s} come from?|where is {o} from?|where did {s} grow up?|which town does {s} come from?"
+        "|in which city was {s} born?|where is {o} originally from?",
+        "{v} is where {s} was born.|{s} hails from {v}, like the whole family.||from which place does {s} come?|what town was {o} born in?",
+        "who was born in {v}?|who comes from {v}?|who is from {v}?|who grew up in {v}?",
+    ),
+    attribute(
+        "people",
+        "home|current city|place of residence|city",
+        p.city,
+        "{s} lives in {v}.|{s} moved to {v}.|{s} now lives in {v}.|{s} has a flat in {v}.|{s} resides in {v}.|{s} has lived in {v} for years."
+        "|these days {s} lives in {v}.|{s} settled in {v}.",
+        "where does {s} live?|which city does {s} live in?|in which town does {s} live?|where does {s} live now?|where is {p} home?"
+        "|what city does {s} live in?|where did {s} move?",
+        "{v} is the place where {s} lives.|{s} made {v} {r} home.||what town does {s} live in these days?|in what place does {s} now live?",
+        "who lives in {v}?|who moved to {v}?|which person lives in {v}?",
+    ),
+    attribute(
+        "people",
+        "birthday|date of birth|birth date",
+        p.date,
+        "{s} was born on {v}.|{s} celebrates {r} birthday on {v}.|{p} birthday is on {v}.|{p} birthday falls on {v}.|{s} has {r} birthday on {v}."
+        "|born on {v}, {s} likes a big party.",
+        "when was {s} born?|when is {p} birthday?|on what date was {s} born?|when does {s} celebrate {r} birthday?|on which day is {p} birthday?"
+        "|when does {s} have {r} birthday?",
+        "{s} came into the world on {v}.|{v} is when {s} has {r} birthday.||what day is {p} birthday?|on which date does {s} celebrate?",
+        "who was born on {v}?|whose birthday is on {v}?|whose birthday is {v}?",
+    ),
+    attribute(
+        "people",
+        "phone number|telephone number|number|phone|contact number|mobile number|extension",
+        p.phone,
+        "{s} can be reached at {v}.|call {o} on {v}.|{s} answers the phone at {v}.|to reach {o}, dial {v}.|you can call {o} at {v}."
+        "|phone {o} under {v}.|{s} can be called on {v}.",
+        "how can I reach {o} by phone?|what number do I call to reach {o}?|at which number can I call {o}?|what is the number of {o}?"
+        "|which number should I dial for {o}?|how do I call {o}?",
+        "ring {o} on {v}.|for calls to {o} use {v}.||what number reaches {o}?|under what number does {s} answer?",
+        "who can be reached at {v}?|whose number is {v}?|who answers at {v}?",
+    ),
+    attribute(
+        "people",
+        "manager|boss|supervisor|team leader",
+        None,
+        "{s} reports to {v}.|{v} manages {o}.|{v} is in charge of {o}.|{s} works for {v}.|{v} supervises {o}.|{v} is {p} boss.",
+        "who is {p} manager?|who does {s} report to?|who manages {o}?|who is {p} boss?|who supervises {o}?|whom does {s} work for?"
+        "|who is in charge of {o}?",
+        "{p} work is overseen by {v}.|{s} takes orders from {v}.||to whom does {s} report?|name {p} boss.",
+        "who reports to {v}?|whose manager is {v}?|whose boss is {v}?|who works for {v}?",
+    ),
+    attribute(
+        "people",
+        "=best friend|partner|spouse|neighbour|doctor|mentor|tutor|landlord|dentist|assistant",
+        None,
+        "",
+        "who is {p} {n}?|who is the {n} of {o}?|what is the name of {p} {n}?|what is {p} {n} called?|who is {o}'s {n}?",
+        "||what name does {p} {n} have?",
+        "",
+    ),
+    attribute(
+        "people",
+        "=dog|cat|parrot|rabbit|hamster|horse|turtle|pony|daughter|son|boat|brother|sister",
+        p.made_name,
+        "{s} has a {n} called {v}.|{s} has a {n} named {v}.|{p} {n} is called {v}.|{p} {n} is named {v}.|{s} lives with a {n} called {v}."
+        "|{p} {n}, {v}, is well known.|the name of {p} {n} is {v}.",
+        "what is {p} {n} called?|what is the name of {p} {n}?|what is {p} {n} named?|how is {p} {n} called?|what name did {s} give the {n}?"
+        "|what is {p} {n}'s name?",
+        "{v} is the name {s} chose for the {n}.||what did {s} call {r} {n}?|which name does {p} {n} have?",
+        "who has a {n} called {v}?|whose {n} is called {v}?|who has a {n} named {v}?",
+    ),
+    attribute(
+        "people",
+        "pet|animal",
+        p.choice(p.ANIMALS),
+        "{s} has a {v}.|{s} keeps a {v}.|{s} owns a {v}.|{s} has a {v} at home.|{s} bought a {v}.|{s} looks after a {v}.",
+        "what pet does {s} have?|what animal does {s} keep?|which animal does {s} have?|what kind of pet does {s} own?|which pet does {s} own?",
+        "at home, a {v} waits for {o}.||what animal lives with {o}?",
+        "who has a {v}?|who keeps a {v}?|who owns a {v}?",
+    ),
+    attribute(
+        "people",
+        "employer|company|firm",
+        p.company,
+        "{s} works at {v}.|{s} works for {v}.|{s} is employed at {v}.|{s} has a job at {v}.|{s} joined {v}.|{v} employs {o}.|{s} is with {v}.",
+        "where does {s} work?|which company does {s} work for?|who employs {o}?|at which company does {s} work?|what company does {s} work at?"
+        "|for which firm does {s} work?",
+        "{s} is on the staff of {v}.|{v} hired {o}.||what firm employs {o}?|at what company is {o} employed?",
+        "who works at {v}?|who works for {v}?|who is employed at {v}?|who joined {v}?",
+    ),
+    attribute(
+        "people",
+        "office|desk|room|workplace",
+        p.room,
+        "{s} sits in {v}.|{s} works in {v}.|{p} office is {v}.|you can find {o} in {v}.|{s} can be found in {v}.|{p} desk is in {v}.|{s} has moved to {v}.",
+        "where does {s} sit?|which room is {o} in?|where can I find {o}?|where is {p} office?|which room does {s} work in?|where is {p} desk?",
+        "look for {o} in {v}.|{v} is where {s} sits.||in what room can {o} be found?|what room is {p} desk in?",
+        "who sits in {v}?|who works in {v}?|who can be found in {v}?",
+    ),
+    attribute(
+        "codes",
+        "=locker code|badge number|access code|pin|employee number|staff ID|membership number|passport number|library card|"
+        "customer number|parking permit|account number|login code|licence plate|ticket number|student number|insurance number",
+        p.code,
+        "{s} uses the {n} {v}.|{s} was given the {n} {v}.|{s} got the {n} {v}.|the {n} {v} belongs to {o}.|{v} is the {n} given to {o}.",
+        "which {n} does {s} use?|which {n} was given to {o}?|what {n} did {s} get?|what {n} does {s} use?",
+        "we issued the {n} {v} to {o}.||what {n} was issued to {o}?",
+        "who uses the {n} {v}?|who was given the {n} {v}?|to whom does the {n} {v} belong?",
+    ),
+    attribute(
+        "preferences",
+        "favourite colour|favorite color|preferred colour",
+        p.choice(p.COLOURS),
+        "{s} likes the colour {v} best.|{s} loves {v}.|{s} prefers the colour {v}.|{v} is the colour {s} likes most.|{s} always wears {v}.",
+        "what colour does {s} like best?|which colour does {s} prefer?|what color does {s} like?|what colour does {s} love?|which color is {p} favourite?",
+        "of all colours, {s} would pick {v}.||what colour would {s} pick?",
+        "who likes the colour {v} best?|who prefers {v}?",
+    ),
+    attribute(
+        "preferences",
+        "favourite food|favorite dish|favourite meal|favourite dish|preferred meal",
+        p.choice(p.FOODS),
+        "{s} loves to eat {v}.|{s} likes {v} best.|{s} orders {v} every time.|{s} prefers {v} for lunch.|{s} could eat {v} every day.|{s} is fond of {v}.",
+        "what does {s} like to eat?|what food does {s} like best?|what does {s} love to eat?|which dish does {s} prefer?|what does {s} prefer for lunch?|what does {s} order?",
+        "nothing tastes better to {o} than {v}.||what food tastes best to {o}?",
+        "who loves {v}?|who likes {v} best?|whose favourite food is {v}?",
+    ),
+    attribute(
+        "preferences",
+        "favourite drink|favorite drink|preferred drink|drink of choice",
+        p.choice(p.DRINKS),
+        "{s} likes to drink {v}.|{s} always drinks {v}.|{s} drinks {v} in the morning.|{s} prefers {v}.|{s} orders {v} at the bar.|{s} never says no to {v}.",
+        "what does {s} drink?|what does {s} like to drink?|what drink does {s} prefer?|which drink does {s} like best?|what does {s} drink in the morning?",
+        "pour {o} some {v}.||what should we pour for {o}?|what would {s} like to drink?",
+        "who drinks {v}?|who likes to drink {v}?|who prefers {v}?",
+    ),
+    attribute(
+        "preferences",
+        "allergy|intolerance",
+        p.choice(p.ALLERGENS),
+        "{s} is allergic to {v}.|{s} has an allergy to {v}.|{s} cannot have {v}.|{s} reacts badly to {v}.|{s} must avoid {v}.|{v} make {o} ill.|{s} does not tolerate {v}.",
+        "what is {o} allergic to?|what is {s} allergic to?|which allergy does {s} have?|what must {s} avoid?|what can {s} not have?|what does {s} react badly to?|what makes {o} ill?",
+        "keep {v} away from {o}.||what should be kept away from {o}?|what does {s} not tolerate?",
+        "who is allergic to {v}?|who must avoid {v}?|who has an allergy to {v}?",
+    ),
+    attribute(
+        "preferences",
+        "hobby|pastime|favourite sport|interest",
+        p.choice(p.HOBBIES),
+        "{s} enjoys {v}.|{s} spends weekends on {v}.|in {r} free time, {s} does {v}.|{s} is keen on {v}.|{s} took up {v}.|{s} likes {v}.|{s} is mad about {v}.",
+        "what does {s} do in {r} free time?|what does {s} enjoy?|what is {o} keen on?|which hobby does {s} have?|what hobby did {s} take up?|what does {s} do on weekends?",
+        "{v} keeps {o} busy after work.||what keeps {o} busy after work?",
+        "who enjoys {v}?|who is keen on {v}?|who took up {v}?|who likes {v}?",
+    ),
+    attribute(
+        "people",
+        "native language|first language|mother tongue",
+        p.choice(p.LANGUAGES),
+        "{s} speaks {v}.|{s} is fluent in {v}.|{s} learned {v}.|{s} grew up speaking {v}.|{s} talks to us in {v}.|{s} teaches {v}.",
+        "which language does {s} speak?|what language does {s} speak?|what language is {o} fluent in?|which language did {s} learn?|in which language does {s} talk to us?",
+        "you can talk to {o} in {v}.||in what language can we talk to {o}?",
+        "who speaks {v}?|who is fluent in {v}?|who learned {v}?",
+    ),
+    attribute(
+        "appointments",
+        "=dentist appointment|doctor's appointment|interview|driving lesson|haircut|check-up|exam|piano lesson|flight|"
+        "appointment|shift|meeting|eye test|train",
+        p.clock,
+        "{s} has a {n} at {v}.|{p} {n} is at {v}.|{p} {n} starts at {v}.|{p} {n} begins at {v}.|{s} is booked in for a {n} at {v}.|at {v}, {s} has a {n}.",
+        "when is {p} {n}?|at what time is {p} {n}?|what time is {p} {n}?|when does {p} {n} start?|when does {s} have a {n}?|what time does {p} {n} begin?",
+        "{s} should be there for the {n} at {v}.||at what hour is {p} {n}?",
+        "who has a {n} at {v}?|whose {n} is at {v}?",
+    ),
+    attribute(
+        "appointments",
+        "=dentist appointment|doctor's appointment|interview|driving test|holiday|check-up|exam|piano recital|flight|"
+        "wedding|graduation|training|hearing|visit",
+        p.date,
+        "{s} has a {n} on {v}.|{p} {n} is on {v}.|{p} {n} takes place on {v}.|{p} {n} was moved to {v}.|{s} is booked in for a {n} on {v}.|on {v}, {s} has a {n}.",
+        "when is {p} {n}?|on what date is {p} {n}?|what day is {p} {n}?|on which day is {p} {n}?|when does {s} have a {n}?|to which date was {p} {n} moved?",
+        "{s} marked {v} for the {n}.||which date did {s} mark for the {n}?",
+        "who has a {n} on {v}?|whose {n} is on {v}?",
+    ),
+    attribute(
+        "times",
+        "=start time|arrival time|lunch break|departure time|bedtime|closing time|parking time",
+        p.clock,
+        "{p} {n} is at {v}.",
+        "when is {p} {n}?|at what time is {p} {n}?",
+        "||what hour is {p} {n}?",
+        "",
+    ),
+    attribute(
+        "times",
+        "wake-up time",
+        p.clock,
+        "{s} gets up at {v}.|{s} wakes up at {v}.|{s} is awake at {v}.",
+        "when does {s} get up?|at what time does {s} wake up?|what time does {s} get up?",
+        "||at what hour does {s} wake up?",
+        "who gets up at {v}?|who wakes up at {v}?",
+    ),
+    attribute(
+        "prices",
+        "=salary|rent|monthly rent|deposit|bonus|budget|hourly rate|fine",
+        p.price,
+        "{p} {n} comes to {v}.|{p} {n} amounts to {v}.|{s} has a {n} of {v}.|{p} {n} rose to {v}.",
+        "how much is {p} {n}?|how high is {p} {n}?|what is the amount of {p} {n}?",
+        "||what sum is {p} {n}?",
+        "who has a {n} of {v}?|whose {n} is {v}?",
+    ),
+    attribute(
+        "people",
+        "",
+        p.choice(p.THINGS),
+        "{s} bought a {v}.|{s} ordered a {v}.|{s} owns a {v}.|{s} has a new {v}.|{s} sold a {v}.",
+        "what did {s} buy?|what did {s} order?|what does {s} own?",
+        "||what has {s} bought?",
+        "who bought a {v}?|who owns a {v}?",
+    ),
+)

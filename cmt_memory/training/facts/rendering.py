@@ -1,0 +1,188 @@
+"""Texts from facts: how they are said, in which order, and how a person or thing is referred to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cmt_memory.training.facts import phrasings
+from cmt_memory.training.facts.phrasings import Attribute
+
+EntityKind = Literal["person", "place", "device", "event", "goods", "home"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Something that facts are about; ``full`` is how it is first named, ``bare`` the answer that names it."""
+
+    kind: EntityKind
+    full: str
+    bare: str
+    short: str
+    pronouns: tuple[str, str, str]
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An attribute of an entity with the noun chosen for it and its value."""
+
+    entity: Entity
+    attribute: Attribute
+    noun: str
+    value: str
+    unique: bool
+
+
+def capitalise(text: str) -> str:
+    """Upper-case the first character and leave the rest."""
+    return text[:1].upper() + text[1:]
+
+
+def render(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
+    """Render facts as a text: prose, bullets, headed blocks, lines or a table; held-out phrasings are always prose."""
+    named = all(fact.noun and fact.entity.kind != "home" for fact in drawn) and not heldout
+    style = rng.random()
+    if named and style < 0.1:
+        body = _blocks(rng, drawn)
+    elif named and style < 0.17:
+        body = _lines(rng, drawn)
+    elif named and style < 0.23 and len({f.entity for f in drawn}) > 1:
+        body = _table(rng, drawn)
+    else:
+        body = _prose(rng, drawn, heldout)
+    roll = rng.random()
+    if roll < 0.12:
+        return f"{rng.choice(phrasings.OPENERS)}\n{body}"
+    return f"# {rng.choice(phrasings.OPENERS).rstrip('.:,')}\n\n{body}" if roll < 0.16 else body
+
+
+def _say(rng: random.Random, fact: Fact, mention: str, heldout: bool) -> str:
+    """State a fact as a sentence; a lower-case value never opens it."""
+    general = phrasings.SAYS_HELDOUT if heldout else phrasings.SAYS
+    special = fact.attribute.says_heldout if heldout else fact.attribute.says
+    while True:
+        use_general = bool(fact.noun) and (not special or rng.random() < 0.45) and fact.entity.kind != "home"
+        says = rng.choice(general if use_general else special or fact.attribute.says)
+        if not (says.startswith("{v}") and fact.value[0].islower()):
+            return fill(says, fact.entity, mention, fact.noun, fact.value)
+
+
+def _prose(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
+    """Render facts as sentences with short references, joins, suffixes and sentences that say nothing."""
+    facts = drawn[:]
+    if rng.random() < 0.4:
+        rng.shuffle(facts)
+    filler, suffixes, joins = rng.choice((0.0, 0.0, 0.1, 0.25)), rng.choice((0.0, 0.0, 0.15)), rng.choice((0.1, 0.35))
+    opened, plain = False, True
+    bullets = rng.random() < 0.12
+    seen: set[Entity] = set()
+    last: Entity | None = None
+    sentences: list[str] = []
+    for fact in facts:
+        entity, roll = fact.entity, rng.random()
+        mention = entity.full
+        if entity is last and roll < 0.5:
+            mention = entity.pronouns[0]
+        elif entity in seen and roll < 0.7 and _short_is_clear(entity, drawn):
+            mention = entity.short
+        sentence = _say(rng, fact, mention, heldout)
+        opens = sentence.startswith(f"{mention} ") and not sentence.startswith(f"{mention} (")
+        link = rng.random()
+        if sentence.endswith(f"{fact.value}.") and rng.random() < suffixes:
+            sentence = sentence[:-1] + rng.choice(phrasings.SUFFIXES) + "."
+        if sentences and plain and entity is last and link < joins and sentences[-1][-1] == "." and sentence[-1] == ".":
+            subject = f"{entity.pronouns[0]} "
+            if sentence.startswith(subject) and opened and rng.random() < 0.7:
+                sentence = sentence.removeprefix(subject)
+            sentences[-1] = sentences[-1][:-1] + rng.choice((", and ", "; ", " and ", " and ")) + sentence
+        elif sentences and link < 0.16:
+            sentences.append(capitalise(rng.choice(phrasings.LINKS) + sentence))
+        else:
+            sentences.append(capitalise(sentence))
+        plain = True
+        if rng.random() < filler:
+            sentences.append(rng.choice(phrasings.FILLERS))
+            plain = False
+        if rng.random() < filler / 2 and entity.kind != "home":
+            aside = rng.choice(phrasings.ASIDES if entity.kind == "person" else phrasings.THING_ASIDES)
+            sentences.append(capitalise(fill(aside, entity, entity.full, "", "")))
+            plain = False
+        seen.add(entity)
+        last, opened = entity, opens
+    if bullets:
+        return "\n".join(f"{rng.choice('-*')} {s}" for s in sentences)
+    sentences = [s if s[-1] in ".!?:" else s + "." for s in sentences]
+    gap = rng.choice((" ", " ", " ", " ", "\n"))
+    return gap.join(sentences)
+
+
+def _short_is_clear(entity: Entity, drawn: Sequence[Fact]) -> bool:
+    return all(entity is f.entity or f.entity.short != entity.short for f in drawn)
+
+
+def _blocks(rng: random.Random, drawn: list[Fact]) -> str:
+    """Render a heading for each entity with its attributes under it."""
+    bullet, mark = rng.choice(("- ", "* ", "  ", "")), rng.choice((": ", " = ", " - ", ": "))
+    head = rng.choice(("{}:", "## {}", "{}", "**{}**"))
+    blocks = []
+    for entity in dict.fromkeys(fact.entity for fact in drawn):
+        own = [f"{bullet}{capitalise(f.noun)}{mark}{f.value}" for f in drawn if f.entity is entity]
+        blocks.append("\n".join([head.format(capitalise(entity.full)), *own]))
+    return rng.choice(("\n\n", "\n")).join(blocks)
+
+
+def _lines(rng: random.Random, drawn: list[Fact]) -> str:
+    """Render one ``name, attribute: value`` line for each fact, in any order."""
+    facts = rng.sample(drawn, len(drawn))
+    form = rng.choice(
+        ("{e}, {n}: {v}", "{e} / {n}: {v}", "{n} ({e}): {v}", "{e} - {n} - {v}", "{e}'s {n} = {v}", "{n} {e}: {v}")
+    )
+    return "\n".join(capitalise(form.format(e=f.entity.bare, n=f.noun, v=f.value)) for f in facts)
+
+
+def fixed(attribute: Attribute) -> bool:
+    """Tell whether the attribute's nouns are different things (``=`` first) instead of synonyms."""
+    return bool(attribute.nouns) and attribute.nouns[0].startswith("=")
+
+
+def _article(value: str) -> str:
+    return "an" if value[:1].lower() in "aeiou" else "a"
+
+
+def fill(template: str, entity: Entity, mention: str, noun: str, value: str) -> str:
+    """Fill a phrasing in; ``mention`` is a name or the entity's own pronoun."""
+    subject, objective, possessive = entity.pronouns
+    pronoun = mention == subject
+    return template.format(
+        s=mention,
+        o=objective if pronoun else mention,
+        p=possessive if pronoun else f"{mention}'s",
+        r=possessive,
+        n=noun,
+        v=value,
+        a=_article(value),
+        t=entity.type,
+    ).replace(f"{objective}'s", possessive if pronoun else f"{objective}'s")
+
+
+def _table(rng: random.Random, drawn: list[Fact]) -> str:
+    """Render entities as rows and attributes as columns."""
+    columns = list(dict.fromkeys((f.attribute, f.noun if fixed(f.attribute) else "") for f in drawn))
+    titles = [next(f.noun for f in drawn if f.attribute is a and (not n or f.noun == n)) for a, n in columns]
+    rows = [["name", *titles]]
+    for entity in dict.fromkeys(f.entity for f in drawn):
+        cells = []
+        for a, n in columns:
+            cells.append(
+                next(
+                    (f.value for f in drawn if f.entity is entity and f.attribute is a and (not n or f.noun == n)), "-"
+                )
+            )
+        rows.append([entity.bare, *cells])
+    if rng.random() < 0.3:
+        return "\n".join("; ".join(row) for row in rows)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

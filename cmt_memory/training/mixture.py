@@ -1,0 +1,171 @@
+"""What the bundled LM is pretrained on: stages of synthetic facts, and extractive questions over SQuAD train."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from cmt_memory.training.facts import FactWorld, Question, pools
+from cmt_memory.training.facts.documents import Phrasings
+from cmt_memory.training.facts.pools import Split
+from cmt_memory.training.packing import TAIL, Batch, Episode
+
+_KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
+_VALUES = (*_KEYS, pools.code, pools.password, pools.phone, pools.price, pools.clock, pools.date, pools.address)
+
+Squad = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+class Stage(BaseModel):
+    """A part of the curriculum.
+
+    Attributes:
+        tokens: Tokens spent on it.
+        facts: Fewest and most facts of a document.
+        several: Share of episodes with two to four documents.
+        squad: Share of episodes from SQuAD, where its file is given.
+        recall: Share of episodes that are bare ``key: value`` lists, from which copying is learned first.
+        unknown: Chance of a document's episode to hold a question it does not answer.
+        asks: Questions asked about each fact.
+        questions: Most questions of an episode.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(gt=0)
+    facts: tuple[int, int]
+    several: float = Field(0.0, ge=0, le=1)
+    squad: float = Field(0.0, ge=0, le=1)
+    recall: float = Field(0.0, ge=0, le=1)
+    unknown: float = Field(0.3, ge=0, le=1)
+    asks: int = Field(1, ge=1)
+    questions: int = Field(12, ge=1)
+
+
+def load_squad(path: str | None) -> Squad:
+    """Read SQuAD v1.1 train as paragraphs with questions; empty where there is no file.
+
+    Args:
+        path: The JSON or JSON.gz file; ``$CMT_DATA`` in it is replaced. ``None`` for no SQuAD.
+    """
+    if path is None:
+        return ()
+    file = Path(os.path.expandvars(path))
+    if not file.exists():
+        return ()
+    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    articles = json.loads(raw)["data"]
+    kept = articles[: len(articles) * 9 // 10]
+    return tuple(
+        (p["context"], tuple((q["question"].strip(), q["answers"][0]["text"]) for q in p["qas"]))
+        for article in kept
+        for p in article["paragraphs"]
+        if p["qas"]
+    )
+
+
+def tokenizer_texts(seed: int, squad: Squad) -> Iterator[str]:
+    """Yield the text the tokenizer is trained on."""
+    for index in range(6000):
+        world = FactWorld(random.Random(f"tokenizer/{seed}/{index}"))
+        document = world.document(8)
+        yield document.text
+        yield TAIL
+        for question in document.questions:
+            yield question.text
+            yield f" {question.answer}"
+    for context, _ in squad[::6]:
+        yield context
+
+
+def sample_episodes(rng: random.Random, stage: Stage, count: int, squad: Squad) -> list[Episode]:
+    """Draw episodes of a stage."""
+    return [_episode(rng, stage, squad) for _ in range(count)]
+
+
+def _episode(rng: random.Random, stage: Stage, squad: Squad) -> Episode:
+    roll = rng.random()
+    if roll < stage.recall:
+        return _recall_episode(rng, stage)
+    if squad and roll < stage.recall + stage.squad:
+        return _squad_episode(rng, squad)
+    return _fact_episode(rng, stage)
+
+
+def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
+    """Draw a list of pairs, often said twice in two orders, and ask for every value by its key."""
+    keys: dict[str, str] = {}
+    for _ in range(rng.randint(*stage.facts) + 1):
+        key = pools.draw(rng, "train", rng.choice(_KEYS))
+        keys[key] = pools.draw(rng, "train", rng.choice(_VALUES))
+    form = rng.choice(("{}: {}", "{} is {}.", "{} {}", "{} = {}", "{} has {}.", "{}, {}"))
+    gap = rng.choice(("\n", " ", "; "))
+    pairs = list(keys.items())
+    said = pairs + (rng.sample(pairs, len(pairs)) if rng.random() < 0.5 else [])
+    ask = rng.choice(("{}", "{}?", "What is {}?", "{}:"))
+    questions = rng.sample(pairs, len(pairs))
+    return Episode((gap.join(form.format(*pair) for pair in said),), tuple((ask.format(k), v) for k, v in questions))
+
+
+def _squad_episode(rng: random.Random, squad: Squad) -> Episode:
+    context, questions = rng.choice(squad)
+    return Episode((context,), tuple(rng.sample(questions, min(5, len(questions)))))
+
+
+def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
+    world = FactWorld(rng)
+    if rng.random() < 0.01:
+        return Episode((), tuple((q.text, q.answer) for q in (world.unanswerable() for _ in range(3))))
+    several = rng.random() < stage.several
+    documents = [world.document(rng.randint(*stage.facts), stage.asks) for _ in range(rng.choice((2, 3, 4, 4)) if several else 1)]
+    questions = [question for document in documents for question in document.questions]
+    rng.shuffle(questions)
+    questions = questions[: stage.questions]
+    if rng.random() < stage.unknown:
+        questions.append(rng.choice(rng.choice(documents).unanswerable))
+    return Episode(tuple(d.text for d in documents), tuple((q.text, q.answer) for q in questions))
+
+
+def gates(documents: int, seed: str = "gate") -> dict[str, tuple[list[Episode], list[str]]]:
+    """Return the evaluation gates: episodes and the kind of each question.
+
+    Args:
+        documents: Episodes of each gate.
+        seed: Names another draw.
+    """
+    plans: dict[str, tuple[Split, Phrasings, int]] = {
+        "seen": ("train", "train", 1),
+        "names": ("eval", "train", 1),
+        "phrasings": ("eval", "heldout", 1),
+        "one_of_four": ("eval", "train", 4),
+    }
+    result: dict[str, tuple[list[Episode], list[str]]] = {}
+    unknown: list[Episode] = []
+    for name, (split, phrasings, count) in plans.items():
+        episodes, kinds = [], []
+        for index in range(documents if count == 1 else max(1, documents // 2)):
+            world = FactWorld(random.Random(f"{seed}/{name}/{index}"), split, phrasings)
+            drawn = [world.document(8) for _ in range(count)]
+            asked: list[Question] = [q for d in drawn for q in d.questions]
+            if count > 1:
+                asked = random.Random(index).sample(asked, 16)
+            episodes.append(Episode(tuple(d.text for d in drawn), tuple((q.text, q.answer) for q in asked)))
+            kinds += [q.kind for q in asked]
+            if name == "names":
+                unknown.append(Episode((drawn[0].text,), tuple((q.text, q.answer) for q in drawn[0].unanswerable)))
+        result[name] = (episodes, kinds)
+    result["unanswerable"] = (unknown, ["unanswerable"] * sum(len(e.questions) for e in unknown))
+    return result
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device."""
+    return Batch(**{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})

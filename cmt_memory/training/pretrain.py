@@ -1,0 +1,375 @@
+"""Pretrain the bundled LM on synthetic fact documents.
+
+``python -m cmt_memory.training.pretrain --config recipe.yaml --output runs/cmt-tiny-lm`` starts a run; the same command
+goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cmt_memory.training import mixture
+from cmt_memory.training.packing import IGNORE, Batch, bucket, collate, encode
+from cmt_memory.training.tokenizer import train_tokenizer
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelShape(_Strict):
+    """Shape of the Llama."""
+
+    vocabulary: int = Field(default=3072, ge=300)
+    width: int = 256
+    layers: int = 8
+    heads: int = 8
+    kv_heads: int = 2
+    feed_forward: int = 576
+    positions: int = 2048
+
+
+class PretrainConfig(_Strict):
+    """A pretraining run.
+
+    Learning rates fall linearly to a tenth over the last ``decay`` of the tokens. A step averages the gradients of
+    ``workers`` batches, each computed by a thread of its own on a CPU: on busy cores that loses less than one batch
+    whose every operation waits for the slower core.
+    """
+
+    seed: int = 0
+    model: ModelShape = ModelShape()
+    batch_tokens: int = Field(2048, ge=64)
+    workers: int = Field(2, ge=1)
+    lr_matrices: float = Field(4e-3, gt=0)
+    lr_rest: float = Field(3e-3, gt=0)
+    weight_decay: float = 0.02
+    warmup_steps: int = 40
+    decay: float = Field(0.35, ge=0, le=1)
+    text_loss: float = Field(0.1, ge=0)
+    bf16: bool = True
+    stages: tuple[mixture.Stage, ...]
+    squad: str | None = None
+    log_every: int = 20
+    eval_every: int = 250
+    eval_documents: int = 40
+    checkpoint_every: int = 200
+
+
+def read_config(path: Path) -> PretrainConfig:
+    """Read a recipe, refusing keys it does not know."""
+    import yaml
+
+    return PretrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build the untrained LM."""
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.positions,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def losses(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean loss on answers, that on every fourth document token, and which answer tokens are right."""
+    hidden = model.model(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
+    )[0]
+    at = batch.answers != IGNORE
+    answer_logits = model.lm_head(hidden[at]).float()
+    answer_loss = F.cross_entropy(answer_logits, batch.answers[at])
+    there = (batch.text != IGNORE) & (batch.position_ids % 4 == 0)
+    text_loss = (
+        F.cross_entropy(model.lm_head(hidden[there]).float(), batch.text[there]) if there.any() else answer_loss * 0
+    )
+    return answer_loss, text_loss, answer_logits.argmax(-1) == batch.answers[at]
+
+
+@torch.no_grad()
+def exact_match(model: LlamaForCausalLM, batches: list[Batch]) -> list[bool]:
+    """Tell for each question whether every answer token is the most likely one, which is greedy exact match."""
+    right: list[bool] = []
+    for batch in batches:
+        *_, correct = losses(model, batch)
+        owner = batch.owner[batch.answers != IGNORE]
+        wrong = torch.zeros(int(owner.max()) + 1, dtype=torch.long).index_add_(0, owner, (~correct).long())
+        right += (wrong == 0).tolist()
+    return right
+
+
+class Pretraining:
+    """One resumable run in a folder.
+
+    Args:
+        config: The recipe.
+        output: Folder of checkpoints, log and export.
+    """
+
+    def __init__(self, config: PretrainConfig, output: Path) -> None:
+        self.config, self.output = config, output
+        output.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.squad = mixture.load_squad(config.squad)
+        self.tokenizer = self._tokenizer()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build_model(config.model, self.tokenizer)
+        torch.nn.Module.to(self.model, self.device)
+        if self.device.type == "cpu":
+            self.model.set_attn_implementation("packed")
+        matrices = [
+            p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
+        ]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.98))
+        ]
+        self.optimizers += [
+            torch.optim.Muon(
+                matrices[i :: config.workers],
+                lr=config.lr_matrices,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            for i in range(config.workers)
+        ]
+        self.parameters = list(self.model.parameters())
+        self.pool = ThreadPoolExecutor(config.workers if self.device.type == "cpu" else 1, initializer=self._own_thread)
+        self.state: dict[str, Any] = {"step": 0, "tokens": 0, "pool": 0, "offset": 0, "wall_s": 0.0, "cpu_s": 0.0}
+        self._load()
+
+    def _own_thread(self) -> None:
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.config.workers))
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        folder = self.output / "tokenizer"
+        if not folder.exists():
+            texts = mixture.tokenizer_texts(self.config.seed, self.squad)
+            train_tokenizer(texts, self.config.model.vocabulary).save_pretrained(folder)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+        return tokenizer
+
+    @property
+    def budget(self) -> int:
+        """Tokens of the whole run."""
+        return sum(stage.tokens for stage in self.config.stages)
+
+    def _stage(self) -> mixture.Stage:
+        end = 0
+        for stage in self.config.stages:
+            end += stage.tokens
+            if self.state["tokens"] < end:
+                return stage
+        return self.config.stages[-1]
+
+    def _rate(self) -> float:
+        left = 1 - self.state["tokens"] / self.budget
+        decay = min(1.0, 0.1 + 0.9 * left / self.config.decay) if self.config.decay else 1.0
+        return float(decay * min(1.0, (self.state["step"] + 1) / self.config.warmup_steps))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches from where the run stands, the same ones after a resume."""
+        while True:
+            rng = random.Random(f"{self.config.seed}/{self.state['pool']}")
+            rows = encode(self.tokenizer, mixture.sample_episodes(rng, self._pool_stage(), 256, self.squad))
+            rows = [row for row in rows if len(row) <= self.config.batch_tokens]
+            groups = bucket(rows, self.config.batch_tokens)
+            rng.shuffle(groups)
+            while self.state["offset"] < len(groups):
+                group = groups[self.state["offset"]]
+                self.state["offset"] += 1
+                yield collate(group, self.tokenizer.pad_token_id)
+            self.state["pool"] += 1
+            self.state["offset"] = 0
+            self.state.pop("stage", None)
+
+    def _pool_stage(self) -> mixture.Stage:
+        """Return the stage a pool of episodes began in, which a resume must draw it from again."""
+        index: int = self.state.setdefault("stage", self.config.stages.index(self._stage()))
+        return self.config.stages[index]
+
+    def run(self, max_steps: int | None = None) -> None:
+        """Train until the token budget is used, or for ``max_steps`` steps."""
+        config, started, cpu = self.config, time.monotonic(), time.process_time()
+        wall0, cpu0 = self.state["wall_s"], self.state["cpu_s"]
+        window: list[tuple[float, float]] = []
+        stop = None if max_steps is None else self.state["step"] + max_steps
+        stream = self.batches()
+        while self.state["tokens"] < self.budget and self.state["step"] != stop:
+            answer, text = self.step([next(stream) for _ in range(config.workers)])
+            window.append((answer, text))
+            self.state["wall_s"] = wall0 + time.monotonic() - started
+            self.state["cpu_s"] = cpu0 + time.process_time() - cpu
+            step = self.state["step"]
+            if step % config.log_every == 0:
+                self._log(
+                    answer_loss=_mean(a for a, _ in window), text_loss=_mean(t for _, t in window), rate=self._rate()
+                )
+                window = []
+            if step % config.eval_every == 0:
+                self._log(**self.evaluate())
+            if step % config.checkpoint_every == 0:
+                self.save()
+        self.save()
+
+    def step(self, batches: list[Batch]) -> tuple[float, float]:
+        """Take one optimiser step on the mean gradient of some batches.
+
+        Returns:
+            Loss on answers and on text.
+        """
+        rate = self._rate()
+        for optimizer in self.optimizers:
+            base = self.config.lr_matrices if isinstance(optimizer, torch.optim.Muon) else self.config.lr_rest
+            for group in optimizer.param_groups:
+                group["lr"] = base * rate
+        self.model.train()
+        done = list(self.pool.map(self._gradients, batches))
+        for index, parameter in enumerate(self.parameters):
+            parameter.grad = sum((gradients[index] for _, _, gradients in done[1:]), done[0][2][index]).div_(len(done))
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        list(self.pool.map(lambda optimizer: optimizer.step(), self.optimizers))
+        self.state["step"] += 1
+        self.state["tokens"] += sum(int((b.position_ids > 0).sum()) + b.input_ids.shape[0] for b in batches)
+        return _mean(answer for answer, _, _ in done), _mean(text for _, text, _ in done)
+
+    def _gradients(self, batch: Batch) -> tuple[float, float, tuple[Tensor, ...]]:
+        batch = mixture.to_device(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            answer, text, _ = losses(self.model, batch)
+            total = answer + self.config.text_loss * text
+        return float(answer.detach()), float(text.detach()), torch.autograd.grad(total, self.parameters)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure exact match from the text for each gate, and by kind for held-out names."""
+        self.model.eval()
+        scores: dict[str, Any] = {}
+        for name, (episodes, kinds) in mixture.gates(self.config.eval_documents).items():
+            rows = encode(self.tokenizer, episodes)
+            batches = [
+                mixture.to_device(collate(rows[i : i + 8], self.tokenizer.pad_token_id), self.device)
+                for i in range(0, len(rows), 8)
+            ]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+                right = exact_match(self.model, batches)
+            scores[name] = round(sum(right) / len(right), 4)
+            if name == "names":
+                scores["kinds"] = {
+                    k: round(_mean(r for r, kind in zip(right, kinds, strict=True) if kind == k), 3)
+                    for k in sorted(set(kinds))
+                }
+        return {"eval": scores}
+
+    def save(self) -> None:
+        """Write a checkpoint and a loadable bfloat16 model folder."""
+        folder = self.output / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                for key, value in values.items():
+                    tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            folder / "new.safetensors",
+            {"state": json.dumps(self.state)},
+        )
+        (folder / "new.safetensors").replace(folder / "state.safetensors")
+        export(self.model, self.tokenizer, self.output / "export")
+
+    def _load(self) -> None:
+        path = self.output / "checkpoint" / "state.safetensors"
+        if not path.exists():
+            return
+        from safetensors import safe_open
+
+        tensors = load_file(path, device=str(self.device))
+        with safe_open(path, "pt") as file:
+            self.state = json.loads(file.metadata()["state"])
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False)
+        for number, optimizer in enumerate(self.optimizers):
+            saved = optimizer.state_dict()
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimizer/{number}/"):
+                    _, _, index, name = key.split("/")
+                    state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+
+    def _log(self, **values: Any) -> None:
+        facts = {
+            k: round(v, 1) if isinstance(v, float) else v
+            for k, v in self.state.items()
+            if k in ("step", "tokens", "wall_s", "cpu_s")
+        }
+        line = json.dumps(facts | {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
+        print(line, flush=True)
+        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the LM in bfloat16 with its tokenizer, loadable by the auto classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig.from_dict(model.config.to_dict() | {"dtype": "bfloat16"})
+    copy = LlamaForCausalLM(config)
+    torch.nn.Module.to(copy, torch.bfloat16)
+    copy.load_state_dict(model.state_dict())
+    copy.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _mean(values: Any) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the recipe named on the command line."""
+    parser = argparse.ArgumentParser(description="Pretrain the bundled LM; the same command resumes.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--max-steps", type=int, default=None, help="stop after this many steps of this call")
+    options = parser.parse_args(arguments)
+    Pretraining(read_config(options.config), options.output).run(options.max_steps)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

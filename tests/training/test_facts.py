@@ -1,0 +1,93 @@
+import random
+
+import pytest
+
+from cmt_memory.training.facts import UNKNOWN, FactWorld, Question, sample_document, sample_documents
+from cmt_memory.training.facts import phrasings as phrases
+from cmt_memory.training.facts.documents import ATTRIBUTES
+from cmt_memory.training.facts.pools import code, draw, in_split, surname
+
+
+def documents(count, **arguments):
+    return [sample_document(random.Random(seed), **arguments) for seed in range(count)]
+
+
+def test_same_seed_same_document():
+    assert sample_document(random.Random(3)) == sample_document(random.Random(3))
+    assert sample_document(random.Random(3)) != sample_document(random.Random(4))
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("phrasings", ["train", "heldout"])
+def test_every_answer_is_a_literal_span(split, phrasings):
+    for document in documents(150, split=split, phrasings=phrasings):
+        for question in document.questions:
+            assert question.answer in document.text, (document.text, question)
+
+
+@pytest.mark.parametrize("facts", [1, 2, 8])
+def test_one_question_for_each_fact(facts):
+    for document in documents(60, facts=facts):
+        assert 1 <= len(document.questions) <= facts
+    assert sum(len(d.questions) for d in documents(60, facts=facts)) >= 60 * facts * 0.95
+
+
+def test_questions_are_not_ambiguous():
+    """Within a world no question text has two answers."""
+    for seed in range(60):
+        answers = {}
+        for document in sample_documents(random.Random(seed), 4):
+            for question in document.questions:
+                assert answers.setdefault(question.text, question.answer) == question.answer
+
+
+def test_unanswerable_questions_say_unknown():
+    for document in documents(60):
+        assert document.unanswerable
+        for question in document.unanswerable:
+            assert question.answer == UNKNOWN
+            assert question.text not in {q.text for q in document.questions}
+
+
+def test_splits_share_no_drawn_name():
+    train = {draw(random.Random(i), "train", surname) for i in range(300)}
+    held = {draw(random.Random(i), "eval", surname) for i in range(300)}
+    assert not train & held
+    assert all(in_split(name, "train") for name in train)
+    assert all(in_split(draw(random.Random(i), "eval", code), "eval") for i in range(100))
+
+
+def test_heldout_phrasings_are_no_training_phrasings():
+    assert not set(phrases.SAYS) & set(phrases.SAYS_HELDOUT)
+    assert not set(phrases.ASKS) & set(phrases.ASKS_HELDOUT)
+    for attributes in ATTRIBUTES.values():
+        for attribute in attributes:
+            assert not set(attribute.says) & set(attribute.says_heldout)
+            assert not set(attribute.asks) & set(attribute.asks_heldout)
+
+
+def test_every_attribute_has_many_phrasings():
+    for attributes in ATTRIBUTES.values():
+        for attribute in attributes:
+            general = bool(attribute.nouns)
+            assert len(attribute.says) + general * len(phrases.SAYS) >= 5
+            assert len(attribute.asks) + general * len(phrases.ASKS) >= 3
+
+
+def test_all_kinds_occur():
+    kinds = {q.kind for d in documents(300) for q in d.questions}
+    assert kinds == {"people", "places", "appointments", "codes", "prices", "times", "preferences", "functions"}
+
+
+def test_several_entities_share_attributes():
+    """The hard part of a document is whose fact it is: most documents name more than one entity of a kind."""
+    world = FactWorld(random.Random(0))
+    facts = [world._facts("person", 8) for _ in range(40)]
+    shared = [len({f.attribute for f in drawn}) < len(drawn) for drawn in facts]
+    assert sum(shared) > 25
+
+
+def test_question_is_frozen():
+    question = Question("What?", "this", "codes")
+    with pytest.raises(AttributeError):
+        question.text = "other"

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cmt_memory.training import mixture
+from cmt_memory.training.packing import TAIL, Episode, collate, encode
+from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
+from cmt_memory.training.tokenizer import train_tokenizer
+
+CONFIG = PretrainConfig(
+    seed=1,
+    model=ModelShape(vocabulary=400, width=32, layers=2, heads=2, kv_heads=1, feed_forward=48),
+    batch_tokens=512,
+    workers=1,
+    bf16=False,
+    stages=(mixture.Stage(tokens=4000, facts=(1, 2)), mixture.Stage(tokens=40000, facts=(1, 3), several=0.5)),
+    log_every=1,
+    checkpoint_every=1000,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Alice lives in Porto.", TAIL, "What is the code of Bob?"] * 3, 400)
+
+
+def logged(folder):
+    return [json.loads(line)["answer_loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_resume_gives_the_same_losses(tmp_path):
+    Pretraining(CONFIG, tmp_path / "whole").run(max_steps=6)
+    Pretraining(CONFIG, tmp_path / "halves").run(max_steps=3)
+    Pretraining(CONFIG, tmp_path / "halves").run(max_steps=3)
+    assert logged(tmp_path / "halves") == pytest.approx(logged(tmp_path / "whole"), abs=2e-4)
+    assert len(logged(tmp_path / "halves")) == 6
+
+
+def test_export_loads_with_the_auto_classes(tmp_path):
+    Pretraining(CONFIG, tmp_path).run(max_steps=1)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "export")
+    assert model.dtype == torch.bfloat16
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert sorted(p.suffix for p in (tmp_path / "export").iterdir() if p.suffix in (".bin", ".pt", ".pkl")) == []
+
+
+def test_packed_questions_equal_single_prompts(tmp_path):
+    """Many questions behind one document compute what each computes in a prompt of its own."""
+    run = Pretraining(CONFIG, tmp_path)
+    run.model.eval()
+    questions = (("What is the code?", "4471"), ("Who lives in Porto?", "Alice"), ("Where?", "Porto"))
+    documents = ("Alice lives in Porto.", "The code is 4471.")
+    packed = collate(encode(run.tokenizer, [Episode(documents, questions)]), 0)
+    logits = run.model(input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=packed.mask).logits
+    run.model.set_attn_implementation("sdpa")
+    for number, question in enumerate(questions):
+        (row,) = encode(run.tokenizer, [Episode(documents, (question,))])
+        prompt, answer = row.questions[0]
+        alone = run.model(input_ids=torch.tensor([row.prefix + prompt + answer])).logits[0, -len(answer) - 1 : -1]
+        together = logits[0][packed.owner[0] == number]
+        assert torch.allclose(alone, together, atol=1e-5)
+        assert packed.answers[0][packed.owner[0] == number].tolist() == answer
+
+
+def test_prompt_is_segments_joined(tokenizer):
+    (row,) = encode(tokenizer, [Episode(("Alice.", "Bob."), (("Who?", "Bob"),))])
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    assert row.prefix == [tokenizer.bos_token_id, *ids("Alice.\n\n"), *ids("Bob.\n\n")]
+    assert row.questions == [(ids("Who?") + ids(TAIL), [*ids(" Bob"), tokenizer.eos_token_id])]
+
+
+def test_exact_match_counts_whole_answers(tmp_path):
+    run = Pretraining(CONFIG, tmp_path)
+    batch = collate(encode(run.tokenizer, [Episode((), (("Who?", "Bob"), ("What?", "x")))]), 0)
+    assert exact_match(run.model, [batch]) == [False, False]
+    assert all(torch.isfinite(value) for value in losses(run.model, batch)[:2])
+
+
+def test_unknown_keys_are_refused():
+    with pytest.raises(ValidationError, match=r"stages\.0\.fact"):
+        PretrainConfig.model_validate({"stages": [{"tokens": 1, "facts": [1, 2], "fact": 3}]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Alice",
+        " Alice",
+        "  two",
+        "\n\n \n x\n",
+        "XK-4471-B",
+        'say "hi" (now) [a] `f` *b*',
+        "é😀日本\t\r\n",
+        "def f(a=1):\n    pass\n",
+        "",
+        "* a\n* b",
+    ],
+)
+def test_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_name_is_spelled_alike_everywhere(tokenizer):
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    name = ids("Alice")
+    for text in ("Alice is here", "so Alice is", "(Alice)", "\nAlice", '"Alice"', " Alice"):
+        encoded = ids(text)
+        assert any(encoded[i : i + len(name)] == name for i in range(len(encoded))), text
+    for code in ("XK-4471-B", " XK-4471-B", "(XK-4471-B)"):
+        spelled = tokenizer.convert_ids_to_tokens(ids(code))
+        assert spelled[spelled.index("X") :][:9] == list("XK-4471-B")
+
+
+def test_chat_template_renders_the_prompt(tokenizer):
+    messages = [
+        {"role": "system", "content": "Alice lives in Porto."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Porto"},
+    ]
+    assert (
+        tokenizer.apply_chat_template(messages, tokenize=False)
+        == "<s>Alice lives in Porto.\n\nWhere?\nAnswer: Porto</s>"
+    )
