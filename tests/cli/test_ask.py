@@ -52,6 +52,13 @@ def test_a_moved_model_can_be_named(cmt, lm, store, tmp_path):
     assert json.loads(first)["text"] == json.loads(second)["text"]
 
 
+def test_a_model_named_by_a_relative_path_is_found_from_anywhere(cmt, lm, notes, tmp_path, monkeypatch):
+    monkeypatch.chdir(lm.parent)
+    cmt("add", notes, "--store", tmp_path / "mem", "--model", lm.name, "--encoder", "none")
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(cmt("ask", QUESTION, "--store", "mem", "--json").stdout)["grounded"]
+
+
 def test_stdout_is_clean_in_a_real_process(process, store):
     done = process("ask", QUESTION, "--store", store, "--json")
     assert done.returncode == 0
