@@ -80,6 +80,18 @@ def test_settings_of_a_store_stay(cmt, store, notes):
     assert len(ids(store)) == 4
 
 
+def test_beside_a_writer_one_can_read_but_not_write(cmt, store, notes):
+    writer = MemoryBank(store)
+    try:
+        (notes / "new.md").write_text("New.")
+        assert "open for writing elsewhere" in cmt("add", notes, "--store", store, code=1).stderr
+        assert "4 of 4" in cmt("store", "list", "--store", store).stdout
+        assert json.loads(cmt("ask", "Where is the key?", "--store", store, "--json").stdout)["grounded"]
+    finally:
+        writer.close()
+    assert "1 added" in cmt("add", notes, "--store", store).stdout
+
+
 def test_ctrl_c_keeps_what_was_committed(command, process, lm, tmp_path):
     line, env = command
     records = [json.dumps({"id": str(n), "text": f"Fact {n}: " + "it is known. " * 60}) for n in range(120)]
