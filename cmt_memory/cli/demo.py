@@ -22,6 +22,7 @@ from cmt_memory.cli.options import (
     encoder_option,
     json_option,
     latent_option,
+    model_name,
     model_option,
     open_store,
     ratio_option,
@@ -127,7 +128,7 @@ def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]]) -> dict[str
     stats = store.stats()
     documents = stats["documents"]
     return {
-        "model": stats["model"],
+        "model": model_name({"lm": stats["model"]}),
         "parameters": sum(p.numel() for p in store.model.lm.model.parameters()),
         "ratio": stats["ratio"],
         "latent": stats["latent"],
@@ -227,13 +228,15 @@ def _costs(result: dict[str, Any]) -> Table:
 
 
 def _meaning(result: dict[str, Any]) -> str:
-    exact = result["ratio"] == 1
-    slots = (
-        "A memory here has one slot for each token of its document (ratio 1), so it is large and loses nothing; "
-        "--ratio and --latent make it smaller, at a price that this demo shows when run with them."
-        if exact
-        else f"A memory here has one slot for {result['ratio']} tokens of its document; a smaller ratio keeps more."
-    )
+    ratio, latent = result["ratio"], result["latent"]
+    if ratio == 1 and latent == "full":
+        slots = (
+            "A memory here has one slot for each token of its document, with all the keys and values of the model: "
+            "large, and nothing is lost. --ratio and --latent make it smaller, at a price that this demo then shows."
+        )
+    else:
+        each = "each token" if ratio == 1 else f"every {ratio} tokens"
+        slots = f"A memory here has one slot for {each} of its document, of {latent} numbers."
     small = ""
     if result["parameters"] < _SMALL_LM:
         small = " On a model this small there is little to save, and whatever else the machine does shows."
@@ -251,6 +254,7 @@ def _limits(result: dict[str, Any]) -> str:
         "[bold]What the bundled model can and cannot do[/]\n"
         f"cmt-tiny has {result['parameters'] / 1e6:.1f} million parameters, a hundredth of a small LM you would "
         "use. It looks up facts in simple sentences and in Python docstrings: names, places, times, prices, codes. "
-        "It is not a chat model: it does not reason, sum up or know the world, and it gets some of these wrong. "
+        "Where no document tells, it says unknown. "
+        "It is not a chat model: it does not reason, sum up or know the world, and it gets some answers wrong. "
         "It is there so that this runs anywhere, offline. For your own work use your own LM:\n"
     )
