@@ -66,6 +66,44 @@ FAMILIES: dict[str, dict] = {
     "bloom": {"model_type": "bloom", "hidden_size": 32, "n_layer": 3, "n_head": 4},
     "smollm3": {"model_type": "smollm3", **ROTARY, "num_hidden_layers": 4, "no_rope_layer_interval": 2},
 }
+OTHERS: dict[str, dict] = {
+    "stablelm": {"model_type": "stablelm", **ROTARY},
+    "gptj": {"model_type": "gptj", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512, "rotary_dim": 4},
+    "gpt-neo": {
+        "model_type": "gpt_neo",
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+        "max_position_embeddings": 512,
+    },
+    "llama4": {
+        "model_type": "llama4_text",
+        **ROTARY,
+        "attention_chunk_size": 16,
+        "num_hidden_layers": 4,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 4,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        **ROTARY,
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+    },
+    "mpt": {"model_type": "mpt", "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 512},
+}
+"""Architectures that are not in the matrix, each with a trait of its own."""
 HYBRIDS: dict[str, dict] = {
     "mamba": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
     "qwen3-next": {
@@ -145,7 +183,7 @@ def redraw(model: PreTrainedModel, std: float = 0.15) -> PreTrainedModel:
 
 def tiny_lm(family: str, vocabulary: int = 512, **overrides: object) -> PreTrainedModel:
     """A tiny model of one architecture, random but far from constant."""
-    settings = {**FAMILIES, **HYBRIDS}[family] | {
+    settings = {**FAMILIES, **OTHERS, **HYBRIDS}[family] | {
         "vocab_size": vocabulary,
         "bos_token_id": 0,
         "eos_token_id": 1,

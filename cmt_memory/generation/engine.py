@@ -49,12 +49,17 @@ class Engine:
         self.prefixes = prefixes
 
     def batch(self, rows: Sequence[Row], settings: Settings) -> list[Completion]:
-        """One batch, or one for each question length where a sliding window would see padding."""
-        if self.lm.sliding_window is None:
+        """As `run`, in several batches where padding would change what a layer sees.
+
+        A sliding window counts positions of the cache, so nothing may stand between a prefix and its question; where
+        a layer looks back in another way (chunks), nothing may stand in front of a row either.
+        """
+        if self.lm.attention_span == "full":
             return self.run(rows, settings) if rows else []
         groups: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            groups.setdefault(len(row.prompt.question_ids), []).append(i)
+            alike = len(row.prompt.question_ids) if self.lm.attention_span == "sliding" else i
+            groups.setdefault(alike, []).append(i)
         completions: dict[int, Completion] = {}
         for members in groups.values():
             completions.update(zip(members, self.run([rows[i] for i in members], settings), strict=True))

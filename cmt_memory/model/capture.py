@@ -11,6 +11,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -51,10 +52,20 @@ class KVTap(DynamicCache):
         """Report one layer; the model attends to just what it computed."""
         rotation: Rotation | None = getattr(_active, "rotation", None)
         _active.rotation = None
-        if rotation is not None and rotation.rotated_keys is not key_states:
-            rotation = None
-        self._on_layer(layer_idx, key_states, value_states, rotation)
+        self._on_layer(layer_idx, key_states, value_states, rotation and _completed(rotation, key_states))
         return key_states, value_states
+
+
+def _completed(rotation: Rotation, cached: Tensor) -> Rotation | None:
+    """The rotation that made the cached keys, with the part of each head that a model leaves unrotated outside it."""
+    width = rotation.rotated_keys.shape[-1]
+    if rotation.rotated_keys is cached:
+        return rotation
+    if cached.shape[:-1] != rotation.rotated_keys.shape[:-1] or cached.shape[-1] <= width:
+        return None
+    if not torch.equal(cached[..., :width], rotation.rotated_keys):
+        return None
+    return Rotation(torch.cat([rotation.keys, cached[..., width:]], dim=-1), rotation.rotated_queries, cached)
 
 
 def rotary_modules(decoder: nn.Module) -> list[ModuleType]:
@@ -93,7 +104,8 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def rotate(q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> Any:
         rotated = function(q, k, *args, **kwargs)
-        if getattr(_active, "capturing", False):
+        # Some architectures rotate queries and keys in two calls of one tensor; they are read as they are cached.
+        if getattr(_active, "capturing", False) and isinstance(rotated, tuple) and len(rotated) == 2:
             _active.rotation = Rotation(k, *rotated)
         return rotated
 
@@ -120,6 +132,10 @@ def capture(decoder: nn.Module, modules: list[ModuleType], on_layer: OnLayer, **
 
 
 def rotate_keys(module: ModuleType, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `[B, H, n, D]` keys by the model's own function; cos and sin are `[B, n, D']`."""
-    rotated: Tensor = getattr(module, ROTARY_FUNCTION)(keys[:, :0], keys, cos, sin)[1]
-    return rotated
+    """Rotate the first D' numbers of each head of `[B, H, n, D]` keys by the model's own function.
+
+    cos and sin are `[B, n, D']`; D' < D where only a part of each head is rotated.
+    """
+    turned, still = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
+    rotated: Tensor = getattr(module, ROTARY_FUNCTION)(turned[:, :0], turned, cos, sin)[1]
+    return torch.cat([rotated, still], dim=-1) if still.shape[-1] else rotated

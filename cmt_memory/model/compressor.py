@@ -146,7 +146,8 @@ def _look_back(keys: Tensor, rotation: Rotation | None, document: slice, n: int)
         return -sizes
     queries = rotation.rotated_queries[0, :, document.stop : document.stop + n]
     groups = queries.shape[0] // keys.shape[1]
-    seen = keys[0, :, : document.stop].repeat_interleave(groups, dim=0)
+    # Where a model rotates a part of each head on its own, queries are known in that part.
+    seen = keys[0, :, : document.stop, : queries.shape[-1]].repeat_interleave(groups, dim=0)
     attention = (queries.float() @ seen.float().transpose(1, 2) / math.sqrt(keys.shape[-1])).softmax(-1)
     strongest: Tensor = attention[..., document].amax(dim=(0, 1))
     return strongest

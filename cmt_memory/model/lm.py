@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import threading
 from functools import cached_property
 from types import ModuleType
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cmt_memory.errors import InvalidInputError, UnsupportedModelError
+from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.capture import OnLayer, Rotation, capture, rotary_modules, rotate_keys
 from cmt_memory.model.fingerprint import lm_digest, tokenizer_digest
 from cmt_memory.model.memory import KVLayout, LayerShape
+from cmt_memory.model.probe import Span, attention_span, check_prefix, close, moves, probe_pass, refuse_other_models
 from cmt_memory.model.prompt import PromptFormat
+
+logger = logging.getLogger(__name__)
 
 PositionScheme = Literal["rotary", "learned", "alibi"]
 
@@ -43,11 +47,7 @@ class FrozenLM:
         prompt: PromptFormat | None = None,
         revision: str | None = None,
     ) -> None:
-        if model.config.is_encoder_decoder:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} is an encoder-decoder model; a memory is a key/value prefix of a "
-                "decoder-only causal LM."
-            )
+        refuse_other_models(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.revision = revision
@@ -91,73 +91,35 @@ class FrozenLM:
         """Whether the LM's forward accepts `position_ids`."""
         return self._forward_takes_positions
 
-    @property
-    def sliding_window(self) -> int | None:
-        """The smallest attention window of any layer, or None where every layer sees everything."""
-        layer_types = getattr(self.config, "layer_types", None) or []
-        window = getattr(self.config, "sliding_window", None)
-        slides = any("sliding" in kind for kind in layer_types) if layer_types else window is not None
-        return window if slides else None
+    @cached_property
+    def attention_span(self) -> Span:
+        """How far the layers look back; see `cmt_memory.model.probe.attention_span`."""
+        return attention_span(self.config)
 
     def _probe(self) -> None:
-        """Find the layers' shapes and the position scheme from two short forward passes."""
-        size = self.model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(7, device=self.device)[None] % size
-        first = self._probe_pass(ids, offset=0)
-        self._refuse_layers_without_kv(set(first))
-        indices = sorted(first)
+        """Find the layers' shapes and the position scheme from short forward passes, and see a prefix work."""
+        arguments = (self.model, self.decoder, self._rotary_modules)
+        first = probe_pass(*arguments, offset=0, positions=self._forward_takes_positions)
         self.layout = KVLayout([LayerShape.of(i, keys, values) for i, (keys, values, _) in sorted(first.items())])
-        self._dtype = first[indices[0]][0].dtype
-        self.scheme: PositionScheme = "alibi"
-        self._rotation_groups: list[tuple[str | None, list[int]]] = []
-        if not self._forward_takes_positions:
-            return
-        rotations = {i: seen[2] for i, seen in first.items() if seen[2] is not None}
-        if rotations:
-            self._rotation_groups = self._group_rotations(rotations)
-        if self._rotation_groups:
-            self.scheme = "rotary"
-        else:
-            # The first layer's keys see a position only where it was added to the embedding or to the keys.
-            shifted = self._probe_pass(ids, offset=3)
-            if not _close(first[indices[0]][0], shifted[indices[0]][0]):
-                self.scheme = "learned"
-
-    @torch.no_grad()
-    def _probe_pass(self, ids: Tensor, offset: int) -> dict[int, tuple[Tensor, Tensor, Rotation | None]]:
-        seen: dict[int, tuple[Tensor, Tensor, Rotation | None]] = {}
-
-        def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
-            seen[layer] = (keys, values, rotation)
-
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if self._forward_takes_positions:
-            inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None] + offset
-        try:
-            capture(self.decoder, self._rotary_modules, on_layer, **inputs)
-        except (AttributeError, TypeError, ValueError, NotImplementedError, KeyError, IndexError) as error:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} does not keep plain keys and values for every layer in a "
-                f"transformers cache ({type(error).__name__}: {error}), so a memory cannot be injected into it. "
-                "Use a decoder-only attention model such as Llama, Qwen, Mistral, Gemma or GPT-2."
-            ) from error
-        return seen
-
-    def _refuse_layers_without_kv(self, seen: set[int]) -> None:
-        layers = int(self.config.num_hidden_layers)
-        shared = int(getattr(self.config, "num_kv_shared_layers", 0) or 0)
-        if len(seen) < layers - shared or not seen:
-            missing = sorted(set(range(layers)) - seen)
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} is a hybrid or linear-attention model: layers {missing[:8]} of "
-                f"{layers} keep a recurrent state instead of keys and values for each token, and a memory can only "
-                "be injected as keys and values. Use a model whose layers are all attention."
-            )
+        self._dtype = first[self.layout.layers[0].index][0].dtype
+        self._rotation_groups = self._group_rotations({i: seen[2] for i, seen in first.items() if seen[2] is not None})
+        if not self._rotation_groups:
+            first = {i: (keys, values, None) for i, (keys, values, _) in first.items()}
+        self.scheme: PositionScheme = "rotary" if self._rotation_groups else "alibi"
+        if self._forward_takes_positions and moves(first, probe_pass(*arguments, offset=3, positions=True)):
+            self.scheme = "learned"
+            if any(type(part).__name__.endswith("RotaryEmbedding") for part in self.decoder.modules()):
+                logger.warning(
+                    "%s rotates its keys in a way that is not known here: documents keep the positions they were read "
+                    "at, which is exact for one document; several documents stand at the same positions.",
+                    type(self.model).__name__,
+                )
+        check_prefix(self, first)
 
     def _group_rotations(self, rotations: dict[int, Rotation]) -> list[tuple[str | None, list[int]]]:
         """Layers that share one rotary table, checked to give back what the model itself rotated."""
         rotary = next((m for m in self.decoder.modules() if type(m).__name__.endswith("RotaryEmbedding")), None)
-        if rotary is None:
+        if rotary is None or not rotations:
             return []
         self._rotary = rotary
         layer_types = getattr(self.config, "layer_types", None)
@@ -180,7 +142,7 @@ class FrozenLM:
         positions = torch.arange(keys.shape[2], device=keys.device, dtype=torch.float32)[None]
         cos, sin = self._rotary_tables(keys, layer_type, positions)
         for module in self._rotary_modules:
-            if _close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
+            if close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
                 return module
         return None
 
@@ -255,12 +217,3 @@ def _decoder(model: PreTrainedModel) -> nn.Module:
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     base: nn.Module = model.base_model
     return base if decoder is None or decoder is model else decoder
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to what a sum in another order gives in this dtype."""
-    if a.shape != b.shape:
-        return False
-    tolerance = 1e-4 if a.dtype in (torch.float32, torch.float64) else 5e-2
-    scale = float(b.float().abs().max()) + 1e-6
-    return bool((a.float() - b.float()).abs().max() <= tolerance * scale)

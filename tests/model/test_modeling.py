@@ -26,8 +26,43 @@ def test_position_scheme_is_read_from_the_model(family, scheme):
 
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_models_without_keys_and_values_are_refused(family):
-    with pytest.raises(UnsupportedModelError, match=r"keys and values"):
+    with pytest.raises(UnsupportedModelError, match=r"hybrid or linear-attention|keeps? no keys and values") as caught:
         CMTModel.from_llm(tiny_lm(family), tokenizer=tokenizer())
+    assert "Error:" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme"),
+    [("stablelm", "rotary"), ("gptj", "learned"), ("gpt-neo", "learned"), ("llama4", "learned"),
+     ("deepseek-v3", "learned")],
+)  # fmt: skip
+def test_other_families_are_exact_too(family, scheme):
+    """Partly rotated heads, rotation in a way not known here, local attention, chunks, a latent in the cache."""
+    model = tiny_model(family, ratio=1)
+    assert model.lm.scheme == scheme
+    generator = CMTGenerator(model)
+    memories = model.compress(DOCUMENTS)
+    asked = {"max_new_tokens": 16, "stop": ()}
+    answer = generator.generate(QUESTION, memories[:1], **asked).text
+    assert answer == generator.generate(QUESTION, texts=DOCUMENTS[:1], **asked).text
+    assert answer != generator.generate(QUESTION, **asked).text
+    questions, given = [QUESTION, "When?", QUESTION], [memories[:1], memories[1:2], []]
+    together = generator.batch(questions, given, **asked)
+    alone = [generator.generate(q, m, **asked).text for q, m in zip(questions, given, strict=True)]
+    assert [completion.text for completion in together] == alone
+    compressed = tiny_model(family, ratio=4, latent=16)
+    assert CMTGenerator(compressed).generate(QUESTION, compressed.compress(DOCUMENTS), max_new_tokens=2).usage
+
+
+def test_an_unknown_rotation_is_said(caplog):
+    assert tiny_model("llama4").lm.scheme == "learned"
+    assert "several documents stand at the same positions" in caplog.text
+
+
+def test_models_that_answer_differently_from_a_prefix_are_refused():
+    """MPT reads its whole input again at every step once it is given a cache."""
+    with pytest.raises(UnsupportedModelError, match="wrong answers"):
+        tiny_model("mpt")
 
 
 def test_encoder_decoders_are_refused():
