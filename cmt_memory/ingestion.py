@@ -51,10 +51,10 @@ class Ingestion:
         self.slot_dtype: Literal["int8", "float16", "native"] = "native" if model.is_exact else slot_dtype
         self.commit_tokens = commit_tokens
         self._bank, self._model, self._encoder = bank, model, encoder
+        split_passages("", model.lm.tokenizer, passage_tokens, passage_overlap)
         most = (model.lm.max_positions or 2 * passage_tokens) // 2 - len(model.lm.prompt.head_ids)
         self.passage_tokens = min(passage_tokens, most)
         self.passage_overlap = passage_overlap if passage_tokens <= most else min(passage_overlap, most // 8)
-        split_passages("", model.lm.tokenizer, self.passage_tokens, self.passage_overlap)
 
     def add(self, documents: Sequence[Document], *, show_progress: bool, on_progress: OnProgress | None) -> None:
         """Keep documents with ids; see `CMTMemoryStore.add_documents`."""

@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
@@ -19,19 +19,21 @@ from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
-from cmt_memory.generation.request import Completion
+from cmt_memory.generation.request import Completion, checked_settings
 from cmt_memory.ingestion import Ingestion, OnProgress
 from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.loading import bundled
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.retrieval.encoders import NO_ENCODER, Encoder, resolve_encoder
-from cmt_memory.retrieval.selector import HybridSelector
+from cmt_memory.retrieval.selector import HybridSelector, check_k
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
@@ -84,6 +86,8 @@ class CMTMemoryStore:
         passage_overlap: int = 64,
         slot_dtype: Literal["int8", "float16", "native"] = "int8",
     ) -> None:
+        if not isinstance(path, str | os.PathLike) or not str(path):
+            raise InvalidInputError(f"path must name the store's folder, not {path!r}.")
         self.path = Path(path)
         self._add_lock = threading.Lock()
         given = model if isinstance(model, CMTModel) else load_model(model)
@@ -212,18 +216,16 @@ class CMTMemoryStore:
             InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
                 LM's context.
         """
-        started = time.perf_counter()
-        hits = self._hits(question, k, mode, filter, min_score, memory_ids)
-        searched = time.perf_counter() - started
-        completion = self.generator.generate(
-            question,
-            **self._context(hits, mode),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            alpha=alpha if mode == "memory" else 0.0,
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "alpha": alpha,
+        }
+        completion, hits, searched = self._with_hits(
+            self.generator.generate, question, k, mode, filter, min_score, memory_ids, settings
         )
         return _answer(completion, hits, searched)
 
@@ -244,20 +246,45 @@ class CMTMemoryStore:
         alpha: float = 0.0,
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "alpha": alpha,
+        }
+        pieces, hits, searched = self._with_hits(
+            self.generator.stream, question, k, mode, filter, min_score, memory_ids, settings
+        )
+        return _streamed(pieces, hits, searched)
+
+    def _with_hits(
+        self,
+        run: Callable[..., T],
+        question: str,
+        k: int,
+        mode: str,
+        filter: dict[str, Any] | None,
+        min_score: float | None,
+        memory_ids: Sequence[str] | None,
+        settings: dict[str, Any],
+    ) -> tuple[T, list[MemoryHit], float]:
+        """Find hits and run the LM with them; a hit that is deleted in between is dropped."""
         started = time.perf_counter()
         hits = self._hits(question, k, mode, filter, min_score, memory_ids)
         searched = time.perf_counter() - started
-        pieces = self.generator.stream(
-            question,
-            **self._context(hits, mode),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            alpha=alpha if mode == "memory" else 0.0,
-        )
-        return _streamed(pieces, hits, searched)
+        checked_settings(**settings)
+        if mode != "memory":
+            settings = settings | {"alpha": 0.0}
+        try:
+            return run(question, **_context(hits, mode), **settings), hits, searched
+        except InvalidInputError:
+            known = self.bank.contains([hit.id for hit in hits])
+            alive = [hit for hit in hits if hit.id in known]
+            if len(alive) == len(hits):
+                raise
+            return run(question, **_context(alive, mode), **settings), alive, searched
 
     def _hits(
         self,
@@ -272,23 +299,21 @@ class CMTMemoryStore:
             raise InvalidInputError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
         if mode == "text" and not self.bank.keep_text:
             raise InvalidInputError('This store keeps no text (keep_text=False), so mode="text" has none to show.')
+        check_k(k)
+        named = None if memory_ids is None else self._named(_id_list(memory_ids))
         if mode == "none":
             return []
-        if memory_ids is not None:
-            return self._named(_id_list(memory_ids))
-        return self.search(question, k, filter=filter, min_score=min_score)
+        return self.search(question, k, filter=filter, min_score=min_score) if named is None else named
 
     def _named(self, ids: Sequence[str]) -> list[MemoryHit]:
-        """Hits for documents, all of their passages, or single passages, in the order given."""
-        documents = self.bank.contains(ids)
-        names = [name for id in ids for name in (self.bank.passage_ids([id]) if id in documents else [id])]
+        """Hits for single passages, or for documents with all of their passages, in the order given."""
+        names: dict[str, None] = {}
+        for id in ids:
+            names |= dict.fromkeys([id] if self.bank.is_passage(id) else self.bank.passage_ids([id]))
         return [
             MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
-            for name, row in zip(names, self.bank.passages_by_id(names), strict=True)
+            for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
         ]
-
-    def _context(self, hits: list[MemoryHit], mode: str) -> dict[str, Any]:
-        return {"texts": [hit.text for hit in hits]} if mode == "text" else {"memories": hits}
 
     def memory_keys(self, passages: Sequence[str]) -> list[str]:
         """Content digests of memories, for the generator's cache of prefixes."""
@@ -328,7 +353,7 @@ class CMTMemoryStore:
     def _settle_model(self, model: CMTModel) -> CMTModel:
         """The model as this store's memories need it; a new store remembers the model's settings."""
         stored = self.bank.meta("model")
-        if stored is None:
+        if stored is None or (not self.bank.read_only and not len(self.bank)):
             if not self.bank.read_only:
                 self.bank.set_asset("model", tensors_to_bytes(model.state()))
                 self.bank.set_meta("model", model.saved_config().model_dump())
@@ -344,8 +369,7 @@ class CMTMemoryStore:
                 f"The store at {self.path} was made with another model.\n"
                 f"  store: {json.dumps(config.fingerprint)}\n  given: {json.dumps(settled.fingerprint)}\n"
                 f"Differing: {', '.join(k for k, v in config.fingerprint.items() if settled.fingerprint.get(k) != v)}. "
-                "Open it with the model it was made with, or rebuild its memories from the kept text with "
-                "`cmt-memory store recompress`."
+                "Open it with the model it was made with, or add its documents to a new store."
             )
         if len(self.bank):
             settled.hold()
@@ -385,6 +409,10 @@ def load_model(name: str) -> CMTModel:
     return CMTModel.from_llm(name)
 
 
+def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:
+    return {"texts": [hit.text for hit in hits]} if mode == "text" else {"memories": hits}
+
+
 def _answer(completion: Completion, hits: list[MemoryHit], searched: float) -> Answer:
     used = hits[: completion.memories]
     timings = {"search": searched, **{name: value for name, value in completion.timings.items()}}
@@ -402,7 +430,7 @@ def _streamed(
 
 
 def _id_list(ids: str | Sequence[str]) -> list[str]:
-    given = [ids] if isinstance(ids, str) else list(ids)
+    given = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Sequence) else [ids]
     if not all(isinstance(id, str) for id in given):
         raise InvalidInputError(f"ids must be strings, not {given!r}.")
     return given

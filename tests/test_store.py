@@ -274,6 +274,8 @@ def test_a_document_of_a_megabyte(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"k": 0}, {"k": -1}, {"k": 1.5}, {"mode": "magic"}, {"memory_ids": ["nothing#0"]}, {"memory_ids": [3]},
+     {"memory_ids": 3}, {"memory_ids": ["nothing"], "mode": "none"}, {"k": 0, "mode": "none"},
+     {"alpha": float("nan"), "mode": "text"}, {"seed": -1}, {"seed": 2**70}, {"stop": 5}, {"question": "\ud800"},
      {"filter": {"$bad": 1}}, {"max_new_tokens": 0}, {"question": ""}, {"question": "word " * 700}],
 )  # fmt: skip
 def test_bad_questions(store, wrong):
@@ -303,7 +305,7 @@ def test_another_model_is_refused_with_both_fingerprints(store, model, tmp_path)
     store.add_documents(DOCUMENTS)
     store.close()
     other = CMTModel.from_llm(tiny_lm("llama-mqa"), tokenizer=tokenizer("chat"))
-    with pytest.raises(FingerprintMismatchError, match="recompress") as caught:
+    with pytest.raises(FingerprintMismatchError, match="new store") as caught:
         CMTMemoryStore(store.path, other)
     assert other.fingerprint["lm"] in str(caught.value)
     assert model.fingerprint["lm"] in str(caught.value)
@@ -311,7 +313,7 @@ def test_another_model_is_refused_with_both_fingerprints(store, model, tmp_path)
         CMTMemoryStore(store.path, tiny_model("llama", "chat", ratio=8))
     with CMTMemoryStore(store.path, tiny_model("llama", "chat", ratio=4)) as again:
         assert len(again) == 3
-        with pytest.raises(InvalidInputError, match="recompress"):
+        with pytest.raises(InvalidInputError, match="memories already"):
             again.model.fit([LONG])
 
 
@@ -359,6 +361,46 @@ def test_stored_slots_are_as_precise_as_asked(model, tmp_path):
         errors[dtype] = float((memory.slots.float() - expected.slots).abs().max())
     assert errors["native"] == 0
     assert errors["float16"] < errors["int8"] < float(expected.slots.abs().max()) / 100
+
+
+def test_a_passage_id_is_a_passage_before_it_is_a_document(store):
+    store.add_documents([Document("The code of a is 1.", id="a"), Document("Another text.", id="a#0")])
+    assert store.ask("code?", memory_ids=["a#0"], max_new_tokens=2).hits[0].id == "a"
+    assert store.ask("code?", memory_ids=["a#0#0"], max_new_tokens=2).hits[0].id == "a#0"
+    assert len(store.ask("code?", memory_ids=["a", "a#0", "a"], max_new_tokens=2).hits) == 1
+
+
+def test_a_hit_deleted_before_it_is_read_is_dropped(store):
+    """Between search and reading, another thread deletes what was found."""
+    ids = store.add_documents(DOCUMENTS)
+    search = store.selector.select
+
+    class Deleting:
+        def select(self, *args, **kwargs):
+            hits = search(*args, **kwargs)
+            if len(store) == 3:
+                store.delete(hits[0].id)
+            return hits
+
+    store.selector = Deleting()
+    answer = store.ask(QUESTION, k=3, max_new_tokens=2)
+    assert len(answer.hits) == len(store) == 2
+    assert set(ids) > {hit.id for hit in answer.hits}
+
+
+def test_an_empty_store_takes_the_settings_of_the_next_opening(model, tmp_path):
+    with pytest.raises(InvalidInputError, match="bm25"):
+        CMTMemoryStore(tmp_path / "s", model, encoder=None, keep_text=False)
+    with CMTMemoryStore(tmp_path / "s", tiny_model("llama", "chat", ratio=8), encoder=None) as store:
+        assert store.model.config.ratio == 8
+        store.add_documents(DOCUMENTS)
+        assert store.get(store.bank.ids())[0].text == DOCUMENTS[0]
+
+
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_a_store_needs_a_folder(model, path):
+    with pytest.raises(InvalidInputError, match="folder"):
+        CMTMemoryStore(path, model)
 
 
 def test_stats_are_json(store):

@@ -88,7 +88,7 @@ OTHERS: dict[str, dict] = {
     },
     "deepseek-v3": {
         "model_type": "deepseek_v3",
-        **ROTARY,
+        **{k: v for k, v in ROTARY.items() if k != "head_dim"},
         "num_key_value_heads": 4,
         "kv_lora_rank": 16,
         "q_lora_rank": 16,

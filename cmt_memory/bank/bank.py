@@ -216,6 +216,10 @@ class MemoryBank:
         found = self._queries.passages_of(ids)
         return [f"{id}#{n}" for id in ids for n in range(len(found[id]))]
 
+    def is_passage(self, id: str) -> bool:
+        """Whether an id names a passage, ``"<document id>#<n>"``, that there is."""
+        return self._queries.is_passage(id)
+
     def passages_by_id(self, passage_ids: Sequence[str]) -> list[PassageRow]:
         """Passages in the order asked for.
 
@@ -406,7 +410,7 @@ class MemoryBank:
     def _settle_keep_text(self, keep_text: bool) -> bool:
         """What the bank was made with; a new one is made with what is asked for."""
         stored = self._queries.meta("keep_text")
-        if stored is None and not self.read_only:
+        if not self.read_only and (stored is None or not self._queries.count_documents()):
             self._ledger.set_meta("keep_text", keep_text)
             return keep_text
         if stored and not keep_text:

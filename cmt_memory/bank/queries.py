@@ -131,6 +131,12 @@ class Queries:
             raise InvalidInputError(f"unknown passages {unknown[:10]}; a passage is named '<document id>#<n>'.")
         return [found[passage_id] for passage_id in passage_ids]
 
+    def is_passage(self, passage_id: str) -> bool:
+        """Whether there is a passage of this id."""
+        id, _, n = passage_id.rpartition("#")
+        sql = "SELECT 1 FROM documents d JOIN passages p ON p.document = d.key WHERE d.id = ? AND p.n = ?"
+        return n.isascii() and n.isdigit() and bool(self._all(sql, (id, int(n))))
+
     def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Keys of the passages of documents, in their order in the text."""
         rows = self._in(

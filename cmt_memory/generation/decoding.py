@@ -35,6 +35,11 @@ class TextStream:
         return len(self._ids)
 
     @property
+    def n_steps(self) -> int:
+        """Tokens generated, with an end-of-sequence token."""
+        return len(self._ids) + self._ended
+
+    @property
     def complete(self) -> bool:
         """Whether the answer ended by itself: end of sequence or a stop string."""
         return self._ended or self.stopped

@@ -19,8 +19,11 @@ from cmt_memory.generation.decoding import TextStream, Watch
 from cmt_memory.generation.prefixes import PrefixCache
 from cmt_memory.generation.request import Completion, Row, Settings
 from cmt_memory.generation.sampling import MemoryContrast, processors
+from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.model.prefix import KVPrefix, PrefixTooLongError
+from cmt_memory.model.prefix import KVPrefix
+
+_LOADED_AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -81,11 +84,18 @@ class Engine:
         return self._completions(rows, job, streams, watch, started, prepared)
 
     def stream(self, row: Row, settings: Settings) -> Generator[str, None, Completion]:
-        """Generate in a worker thread and hand its pieces, or its error, to the iterating thread."""
-        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        """Generate in a worker thread and hand its pieces, or its error, to the iterating thread.
+
+        What can be wrong with the request raises here, not at the first piece.
+        """
         started = time.perf_counter()
         job = self._prepare([row], settings)
-        prepared = time.perf_counter() - started
+        return self._pieces(row, settings, job, started, time.perf_counter() - started)
+
+    def _pieces(
+        self, row: Row, settings: Settings, job: Job, started: float, prepared: float
+    ) -> Generator[str, None, Completion]:
+        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         stream = self._text_stream(row)
         watch = Watch([stream], job.input_ids.shape[1], started, lambda _, piece: pieces.put(piece))
 
@@ -151,14 +161,13 @@ class Engine:
     def _prepare_text(self, rows: Sequence[Row], settings: Settings) -> Job:
         if settings.alpha:
             raise InvalidInputError("alpha contrasts an injected memory with none; it does not go with texts.")
-        fitting = []
+        prompts = []
         for row in rows:
             reserve = len(row.prompt.question_ids) + settings.max_new_tokens
             self.lm.check_fits(len(row.prompt.head_ids) + reserve, "Question and answer")
-            fitting.append(self._fitting_texts(row, reserve))
-        prompts = [row.prompt.with_documents(self.lm, texts) for row, texts in zip(rows, fitting, strict=True)]
-        ids, mask = self._left_pad(prompts)
-        return Job(input_ids=ids, mask=mask, used=[len(texts) for texts in fitting])
+            prompts.append(self._text_prompt(row, reserve))
+        ids, mask = self._left_pad([prompt for prompt, _ in prompts])
+        return Job(input_ids=ids, mask=mask, used=[used for _, used in prompts])
 
     def _left_pad(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
         longest = max(map(len, sequences))
@@ -222,11 +231,12 @@ class Engine:
         completions = []
         for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
             given = len(row.keys) if row.texts is None else len(row.texts)
+            prompt_tokens = int(job.mask[i, -job.input_ids.shape[1] :].sum())
             usage = Usage(
-                prompt_tokens=int(job.mask[i, -job.input_ids.shape[1] :].sum()),
+                prompt_tokens=prompt_tokens,
                 memory_slots=0 if job.prefix is None else job.prefix.n_slots[i],
                 completion_tokens=stream.n_tokens,
-                contrast_tokens=0 if job.contrast is None else job.contrast.tokens // len(rows),
+                contrast_tokens=0 if job.contrast is None else prompt_tokens + stream.n_steps - 1,
                 left_out=given - job.used[i],
                 packed=job.prefix is not None and job.prefix.packed,
             )
@@ -236,35 +246,41 @@ class Engine:
         return completions
 
     def _prefix(self, row: Row, reserve: int) -> tuple[KVPrefix, int]:
-        """The row's prefix and how many of its memories are in it."""
+        """The row's prefix and how many of its memories are in it: as many as fit, from the most relevant on."""
         key = (row.keys, row.prompt.head_ids)
         cached = self.prefixes.get(key) if row.keys else None
         if cached is not None and self._has_room(cached, reserve):
             return cached, len(row.keys)
-        memories = row.load() if row.keys else []
-        for used in range(len(memories), -1, -1):
-            try:
-                prefix = self.model.prefix([memories[:used]], head_ids=row.prompt.head_ids, reserve=reserve)
-            except PrefixTooLongError:
-                if not used:
-                    raise
-                continue
-            break
-        if memories and used == len(memories) and not prefix.packed:
+        memories = self._memories_that_fit(row, reserve)
+        prefix = self.model.prefix([memories], head_ids=row.prompt.head_ids, reserve=reserve)
+        if memories and len(memories) == len(row.keys) and not prefix.packed:
             self.prefixes.put(key, prefix)
-        return prefix, used
+        return prefix, len(memories)
+
+    def _memories_that_fit(self, row: Row, reserve: int) -> list[Memory]:
+        """Load memories a few at a time, until one would not fit even when all are moved together."""
+        limit, memories = self.lm.max_positions, list[Memory]()
+        for start in range(0, len(row.keys), _LOADED_AT_ONCE):
+            for memory in row.load(start, start + _LOADED_AT_ONCE):
+                memories.append(memory)
+                taken = len(row.prompt.head_ids) + self.model.aggregator.extent(self.lm, memories) + reserve
+                if limit is not None and taken > limit:
+                    return memories[:-1]
+        return memories
 
     def _has_room(self, prefix: KVPrefix, reserve: int) -> bool:
         limit = self.lm.max_positions
         return limit is None or int(prefix.starts.max()) + reserve <= limit
 
-    def _fitting_texts(self, row: Row, reserve: int) -> tuple[str, ...]:
-        """As many of the row's texts as fit into the LM's positions, from the most relevant on."""
-        texts = row.texts or ()
-        limit = self.lm.max_positions
-        while texts and limit is not None:
-            ids = row.prompt.with_documents(self.lm, texts)
-            if len(ids) - len(row.prompt.question_ids) + reserve <= limit:
+    def _text_prompt(self, row: Row, reserve: int) -> tuple[list[int], int]:
+        """The row's prompt with as many of its texts as fit, from the most relevant on, and how many those are."""
+        room = (self.lm.max_positions or 0) - len(row.prompt.head_ids) - reserve
+        ids: list[int] = []
+        used = 0
+        for text in row.texts or ():
+            more = self.lm.encode_document(text)
+            if self.lm.max_positions is not None and len(ids) + len(more) > room:
                 break
-            texts = texts[:-1]
-        return texts
+            ids += more
+            used += 1
+        return [*row.prompt.head_ids, *ids, *row.prompt.question_ids], used

@@ -10,7 +10,7 @@ from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.engine import Engine
 from cmt_memory.generation.prefixes import PrefixCache
 from cmt_memory.generation.prompts import Prompt, chat_prompt, question_prompt
-from cmt_memory.generation.request import Completion, Row, settings
+from cmt_memory.generation.request import Completion, Row, checked_settings
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
 
@@ -97,7 +97,7 @@ class CMTGenerator:
         Raises:
             InvalidInputError: a setting is out of range, or the question is longer than the LM's context.
         """
-        given = settings(max_new_tokens, temperature, top_p, seed, stop, alpha, num_beams)
+        given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, num_beams)
         row = self._row(question_prompt(self.lm, prompt, given.stop, template=template), memories, texts)
         return self._engine.run([row], given)[0]
 
@@ -119,7 +119,9 @@ class CMTGenerator:
 
         Each answer is what `generate` gives for it alone, with the same seed. Arguments as there.
         """
-        given = settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
+        given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
+        if isinstance(prompts, str):
+            raise InvalidInputError("batch takes a list of prompts; for one, use generate.")
         for name, lists in (("memories", memories), ("texts", texts)):
             if lists is not None and len(lists) != len(prompts):
                 raise InvalidInputError(f"{len(prompts)} prompts but {name} for {len(lists)}; give one list a prompt.")
@@ -161,7 +163,7 @@ class CMTGenerator:
             stop: see `generate`.
             alpha: see `generate`.
         """
-        given = settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
+        given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         row = self._row(self._chat_prompt(messages, given.stop, tools), memories, texts)
         return self._engine.run([row], given)[0]
 
@@ -183,7 +185,7 @@ class CMTGenerator:
         Bad input raises here, at once. An error during generation is raised to whoever iterates. Closing the
         iterator stops the LM after the token it is at. The generator's return value is the `Completion`.
         """
-        given = settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
+        given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         if isinstance(prompt, str):
             asked = question_prompt(self.lm, prompt, given.stop)
         else:
@@ -203,19 +205,26 @@ class CMTGenerator:
         return chat_prompt(self.lm, messages, stop, self.model.config.chat_template_kwargs, tools)
 
     def _row(self, prompt: Prompt, memories: Sequence[MemoryLike], texts: Sequence[str] | None) -> Row:
+        given = [memories] if isinstance(memories, Memory | MemoryHit) else list(memories or ())
         if texts is not None:
-            if len(memories):
+            if given:
                 raise InvalidInputError("Pass memories or texts, not both.")
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise InvalidInputError("texts must be a list of strings.")
             return Row(prompt, texts=tuple(texts))
-        if all(isinstance(memory, Memory) for memory in memories):
-            given = [memory for memory in memories if isinstance(memory, Memory)]
-            return Row(prompt, tuple(memory.key for memory in given), lambda: given)
-        passages = [memory.passage if isinstance(memory, MemoryHit) else memory for memory in memories]
-        if not all(isinstance(passage, str) for passage in passages):
+        own = [memory for memory in given if isinstance(memory, Memory)]
+        if len(own) == len(given):
+            return Row(prompt, tuple(memory.key for memory in own), lambda start, stop: own[start:stop])
+        passages = [memory.passage if isinstance(memory, MemoryHit) else memory for memory in given]
+        if isinstance(memories, str) or not all(isinstance(passage, str) for passage in passages):
             raise InvalidInputError("memories are Memory objects, or all of them hits or passage ids of a store.")
         source, names = self.source, [str(passage) for passage in passages]
         if source is None:
             raise InvalidInputError(
                 "Hits and ids are loaded from a store: use CMTGenerator(model, source=store), or store.ask."
             )
-        return Row(prompt, tuple(source.memory_keys(names)), lambda: source.load_memories(names))
+        return Row(
+            prompt,
+            tuple(source.memory_keys(names)),
+            lambda start, stop: source.load_memories(names[start:stop]),
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.prompt import encode, encode_document, render_chat, split_at_user
+from cmt_memory.model.prompt import encode, render_chat, split_at_user
 
 _SENTINEL = "cmtfirstuserwords"
 
@@ -29,10 +29,7 @@ class Prompt:
 
     def with_documents(self, lm: FrozenLM, texts: Sequence[str]) -> list[int]:
         """The prompt as plain text would give it: head, documents joined by a blank line, question, tail."""
-        ids = list(self.head_ids)
-        for text in texts:
-            ids += encode_document(lm.tokenizer, text)
-        return ids + list(self.question_ids)
+        return [*self.head_ids, *(i for text in texts for i in lm.encode_document(text)), *self.question_ids]
 
 
 def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, template: bool = True) -> Prompt:
@@ -41,7 +38,8 @@ def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, 
         raise InvalidInputError(f"The question must be a non-empty string, not {question!r}.")
     form = lm.prompt
     before, tail, default_stop = (form.before, form.tail, form.stop) if template else ("", "", ())
-    ids = encode(lm.tokenizer, before + question) + encode(lm.tokenizer, tail)
+    words = before + question.strip() if template else question
+    ids = lm.encode_words(words) + encode(lm.tokenizer, tail)
     return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop))
 
 
@@ -58,6 +56,8 @@ def chat_prompt(
         InvalidInputError: no user message, a message without text, or a tokenizer without a chat template
             and more than one message.
     """
+    if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
+        raise InvalidInputError(f'messages must be a list of {{"role": …, "content": …}}, not {messages!r:.80}.')
     turns = [dict(message) for message in messages]
     for turn in turns:
         if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str | None):
@@ -73,16 +73,21 @@ def chat_prompt(
                 "cannot be rendered; pass a single user message, or set tokenizer.chat_template."
             )
         return question_prompt(lm, words, stop)
-    turns[first]["content"] = _SENTINEL
-    head, after = split_at_user(render_chat(lm.tokenizer, turns, chat_template_kwargs, tools), _SENTINEL)
+    sentinel = _SENTINEL
+    while any(sentinel in (turn.get("content") or "") for turn in turns):
+        sentinel += "x"
+    turns[first]["content"] = sentinel
+    head, after = split_at_user(render_chat(lm.tokenizer, turns, chat_template_kwargs, tools), sentinel)
     head_ids = lm.prompt.head_ids if len(turns) == 1 and not tools else tuple(encode(lm.tokenizer, head))
-    ids = encode(lm.tokenizer, words) + encode(lm.tokenizer, after)
+    ids = lm.encode_words(words.strip()) + encode(lm.tokenizer, after)
     return Prompt(head_ids or lm.prompt.head_ids, tuple(ids), _stops(lm.prompt.stop, stop))
 
 
 def _stops(default: Sequence[str], given: Sequence[str] | str | None) -> tuple[str, ...]:
     if given is None:
         return tuple(default)
+    if not isinstance(given, str | Sequence):
+        raise InvalidInputError(f"stop must be a string or several, not {given!r}.")
     stops = (given,) if isinstance(given, str) else tuple(given)
     if not all(isinstance(stop, str) and stop for stop in stops):
         raise InvalidInputError(f"stop must be non-empty strings, not {given!r}.")

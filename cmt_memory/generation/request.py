@@ -52,7 +52,12 @@ class Settings:
         )
         _check(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "≥ 0")
         _check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _check(self.seed is None or _is_int(self.seed), "seed", self.seed, "a whole number or None")
+        _check(
+            self.seed is None or (_is_int(self.seed) and 0 <= self.seed < 2**63),
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**63 - 1, or None",
+        )
         _check(_is_number(self.alpha), "alpha", self.alpha, "a finite number")
         _check(_is_int(self.num_beams) and self.num_beams >= 1, "num_beams", self.num_beams, "≥ 1")
         if self.num_beams > 1 and (self.temperature > 0 or self.alpha):
@@ -61,25 +66,25 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question on its way through the LM: its prompt, its memories' keys, and how to load them."""
+    """One question on its way through the LM: its prompt, its memories' keys, and how to load some of them."""
 
     prompt: Prompt
     keys: tuple[str, ...] = ()
-    load: Callable[[], list[Memory]] = list
+    load: Callable[[int, int], list[Memory]] = lambda start, stop: []
     texts: tuple[str, ...] | None = None
 
 
-def settings(
+def checked_settings(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
     seed: int | None,
     stop: Sequence[str] | str | None,
     alpha: float,
-    num_beams: int,
+    num_beams: int = 1,
 ) -> Settings:
     """Checked settings from the arguments of a call."""
-    stops = stop if stop is None or isinstance(stop, str) else tuple(stop)
+    stops = tuple(stop) if isinstance(stop, list) else stop
     return Settings(max_new_tokens, temperature, top_p, seed, stops, alpha, num_beams)
 
 

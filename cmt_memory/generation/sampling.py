@@ -71,7 +71,6 @@ class MemoryContrast(LogitsProcessor):
         self._mask = mask
         self._positions = positions
         self._read = 0
-        self.tokens = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Combine `[B, vocabulary]` logits with those of the memory-free pass."""
@@ -86,7 +85,6 @@ class MemoryContrast(LogitsProcessor):
                 logits_to_keep=1, **inputs,
             ).logits[:, -1]  # fmt: skip
         self._read = input_ids.shape[1]
-        self.tokens += new.numel()
         return (1 + self._alpha) * scores - self._alpha * logits.to(scores)
 
 

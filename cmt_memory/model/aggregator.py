@@ -32,6 +32,10 @@ class Aggregator(nn.Module, ABC):
             question: the compressed question, where `needs_question` is True.
         """
 
+    @abstractmethod
+    def extent(self, lm: FrozenLM, memories: Sequence[Memory]) -> int:
+        """The fewest positions that these memories take after the head, moved together if need be."""
+
 
 class ConcatAggregator(Aggregator):
     """Keeps all slots, `[ΣK k, d]`: document after document, as their texts would follow each other.
@@ -41,6 +45,12 @@ class ConcatAggregator(Aggregator):
     """
 
     name = "concat"
+
+    def extent(self, lm: FrozenLM, memories: Sequence[Memory]) -> int:
+        """See `Aggregator.extent`."""
+        if lm.scheme == "learned":
+            return max((memory.n_tokens for memory in memories), default=0)
+        return sum(len(memory.slots) for memory in memories)
 
     def aggregate(self, lm: FrozenLM, memories: Sequence[Memory], question: Memory | None = None) -> Memory:
         """See `Aggregator.aggregate`."""

@@ -60,7 +60,7 @@ def next_token_agreement(
     totals = torch.zeros(5, dtype=torch.float64)
     tokens = 0
     for text in texts:
-        ids = lm.tokenizer.encode(text, add_special_tokens=False)
+        ids = lm.encode_words(text)
         if len(ids) < context + continuation:
             continue
         document, after = ids[:context], torch.tensor([ids[context : context + continuation]], device=lm.device)

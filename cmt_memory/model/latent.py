@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.prompt import encode_document
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +93,22 @@ def fit_latent(lm: FrozenLM, size: int, texts: Sequence[str]) -> Projection:
         texts: what to fit on; their first 8,192 tokens count.
     """
     path = _cache_path(lm, size, texts)
-    if path.exists():
+    try:
         return Projection.from_tensors(load_file(path))
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, KeyError, OSError) as error:
+        logger.warning("the cached latent %s cannot be read (%s); fitting it again", path, error)
     logger.info("fitting %d latent dimensions of %s", size, type(lm.model).__name__)
     rows = collect_rows(lm, take_tokens(lm, texts, rows_that_fit(lm.layout.width)))
     projection = fit_projection(rows, size, lm.layout.block_sizes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    save_file(projection.tensors(), partial)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            save_file(projection.tensors(), Path(folder) / path.name)
+            (Path(folder) / path.name).replace(path)
+    except OSError as error:
+        logger.warning("the latent is fitted but not cached for the next time: %s", error)
     return projection
 
 
@@ -177,7 +185,7 @@ def take_tokens(lm: FrozenLM, texts: Sequence[str], limit: int) -> list[list[int
     longest = min(_FIT_SEQUENCE, (lm.max_positions or _FIT_SEQUENCE) - len(lm.prompt.head_ids))
     sequences: list[list[int]] = [[]]
     for text in texts:
-        ids = encode_document(lm.tokenizer, text)
+        ids = lm.encode_document(text)
         while ids and limit:
             room = min(longest - len(sequences[-1]), limit)
             if room <= 0:

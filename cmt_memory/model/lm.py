@@ -18,8 +18,17 @@ from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.capture import OnLayer, Rotation, capture, rotary_modules, rotate_keys
 from cmt_memory.model.fingerprint import lm_digest, tokenizer_digest
 from cmt_memory.model.memory import KVLayout, LayerShape
-from cmt_memory.model.probe import Span, attention_span, check_prefix, close, moves, probe_pass, refuse_other_models
-from cmt_memory.model.prompt import PromptFormat
+from cmt_memory.model.probe import (
+    Span,
+    attention_span,
+    check_prefix,
+    close,
+    moves,
+    position_limit,
+    probe_pass,
+    refuse_other_models,
+)
+from cmt_memory.model.prompt import BLANK_LINE, PromptFormat, WordsEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +47,9 @@ class FrozenLM:
             keys; distances are counted in slots).
         layout: the key/value layout of a full slot.
         max_positions: how many positions the LM knows, or None where it has no limit.
+        encode_words: token ids of what users and documents say.
+
+    The LM must not change afterwards: memories and the head are made with its weights as they are.
     """
 
     def __init__(
@@ -54,14 +66,13 @@ class FrozenLM:
         self.config = model.config.get_text_config()
         self.decoder: nn.Module = _decoder(model)
         self.prompt = prompt or PromptFormat.from_tokenizer(tokenizer)
+        self.encode_words = WordsEncoder(tokenizer)
         self._rotary_modules = rotary_modules(self.decoder)
         self._forward_takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
         self._heads: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self._heads_lock = threading.Lock()
         self._probe()
-        self.max_positions: int | None = (
-            None if self.scheme == "alibi" else getattr(self.config, "max_position_embeddings", None)
-        )
+        self.max_positions: int | None = None if self.scheme == "alibi" else position_limit(self.config)
 
     # -- what the model is -------------------------------------------------------------------------------------
 
@@ -142,8 +153,11 @@ class FrozenLM:
         positions = torch.arange(keys.shape[2], device=keys.device, dtype=torch.float32)[None]
         cos, sin = self._rotary_tables(keys, layer_type, positions)
         for module in self._rotary_modules:
-            if close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
-                return module
+            try:
+                if close(rotate_keys(module, keys, cos, sin), rotation.rotated_keys):
+                    return module
+            except RuntimeError:
+                continue  # a function for tables of another shape
         return None
 
     def with_prompt(self, prompt: PromptFormat) -> FrozenLM:
@@ -157,6 +171,10 @@ class FrozenLM:
     def read(self, ids: Tensor, on_layer: OnLayer, **inputs: Any) -> None:
         """One pass of the decoder over `[B, n]` token ids, right-padded; see `capture`."""
         capture(self.decoder, self._rotary_modules, on_layer, input_ids=ids.to(self.device), **inputs)
+
+    def encode_document(self, text: str) -> list[int]:
+        """Token ids of a document with the blank line that follows it in every prompt."""
+        return self.encode_words(text + BLANK_LINE)
 
     def unplaced_keys(self, keys: Tensor, rotation: Rotation | None) -> Tensor:
         """The keys to keep: before rotary embedding where `rotate` can give them their place again."""

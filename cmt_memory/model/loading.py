@@ -44,13 +44,16 @@ def load_lm(
     elif device is not None:
         raise InvalidInputError("Pass device or device_map, not both.")
     on_cpu = device is not None and torch.device(device).type == "cpu"
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=dtype or (torch.float32 if on_cpu else "auto"),
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        **model_kwargs,
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype or (torch.float32 if on_cpu else "auto"),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **model_kwargs,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidInputError(f"The language model {name!r} cannot be loaded: {error}") from error
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return model

@@ -25,7 +25,7 @@ from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.loading import bundled, load_lm, resolve_lm, save_lm
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
-from cmt_memory.model.prompt import PromptFormat, encode_document
+from cmt_memory.model.prompt import PromptFormat
 
 COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
 _BATCH_TOKENS = 4096
@@ -124,6 +124,9 @@ class CMTModel:
         explicit = {name for name, value in given.items() if value is not None}
         ratio = 1 if ratio is None else ratio
         _check_settings(ratio, latent, compressor)
+        llm = llm.get_base_model() if hasattr(llm, "get_base_model") else llm  # PEFT: its layers stay inside
+        if not isinstance(llm, PreTrainedModel | str | os.PathLike):
+            raise InvalidInputError(f"llm must be a hub id, a folder or a loaded model, not {type(llm).__name__}.")
         if isinstance(llm, PreTrainedModel):
             model, name = llm, str(llm.config._name_or_path or "")
             if model_kwargs or dtype is not None:
@@ -141,6 +144,12 @@ class CMTModel:
                 tokenizer or name, revision=revision, trust_remote_code=trust_remote_code
             )
         assert tokenizer is not None
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
+            raise InvalidInputError(
+                f"The tokenizer has {len(tokenizer)} tokens but the LM embeds {rows}: they do not belong together, or "
+                "model.resize_token_embeddings was not called."
+            )
         chosen: int | Literal["full"] = latent or ("full" if ratio == 1 else 256)
         lm = FrozenLM(model, tokenizer, PromptFormat.from_tokenizer(tokenizer, chat_template_kwargs), revision)
         config = CMTConfig(
@@ -303,7 +312,7 @@ class CMTModel:
         """
         if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
             raise InvalidInputError("compress takes a list of non-empty strings.")
-        documents = [encode_document(self.lm.tokenizer, text) for text in texts]
+        documents = [self.lm.encode_document(text) for text in texts]
         for number, ids in enumerate(documents):
             self.lm.check_fits(len(self.lm.prompt.head_ids) + len(ids), f"Text {number}")
         self._made_memories = self._made_memories or bool(documents)
@@ -324,14 +333,14 @@ class CMTModel:
 
         Raises:
             InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
-                longer be read. Fit first, or make a new model and run `cmt-memory store recompress`.
+                longer be read. Fit first, or make a new model and a new store.
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
         if self._made_memories:
             raise InvalidInputError(
-                "This model has made memories already, and they could not be read after another fit. Fit a new "
-                "model, then rebuild the store from its kept text with `cmt-memory store recompress`."
+                "This model has made memories already, and they could not be read after another fit. Fit a new model, "
+                "and add the documents to a new store with it."
             )
         if not documents:
             raise InvalidInputError("fit needs at least one document.")
@@ -375,6 +384,12 @@ class CMTModel:
         """
         with torch.no_grad():
             rows = []
+            for memory in (memory for found in memories for memory in found):
+                if memory.slots.shape[-1] != self.slot_width:
+                    raise InvalidInputError(
+                        f"A memory with {memory.slots.shape[-1]} numbers per slot was made by another model; this one "
+                        f"has {self.slot_width}."
+                    )
             for row, found in enumerate(memories):
                 question = compress_question(row) if self.aggregator.needs_question and compress_question else None
                 rows.append(self.aggregator.aggregate(self.lm, found, question) if found else None)

@@ -62,6 +62,22 @@ def attention_span(config: Any) -> Span:
     return "full" if not limits else "sliding" if limits == {"sliding_window"} else "other"
 
 
+def position_limit(config: Any) -> int | None:
+    """How many positions an LM knows, or None.
+
+    Where a rotary table changes for long inputs (`longrope`), keys made with one table do not go with the other, so
+    the limit is where it changes.
+    """
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        limit = min(limit or original, original) if original else limit
+    return limit
+
+
 _SLIDING = {"full_attention", "sliding_attention"}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from cmt_memory.errors import InvalidInputError, UnsupportedModelError
@@ -38,8 +40,13 @@ class PromptFormat:
     ) -> PromptFormat:
         """Read the format off a tokenizer: its chat template if it has one, else a plain question and answer."""
         if tokenizer.chat_template:
-            text = render_chat(tokenizer, [{"role": "user", "content": _SENTINEL}], chat_template_kwargs)
-            head, tail = split_at_user(text)
+            try:
+                text = render_chat(tokenizer, [{"role": "user", "content": _SENTINEL}], chat_template_kwargs)
+            except InvalidInputError as error:
+                raise UnsupportedModelError(
+                    f"The chat template cannot render a single user message, which is what a question is: {error}"
+                ) from error
+            head, tail = split_at_user(text, _SENTINEL)
             head_ids = tuple(encode(tokenizer, head)) or (sink_token(tokenizer),)
             return cls(head_ids=head_ids, before="", tail=tail, stop=(), chat=True)
         return cls(head_ids=(sink_token(tokenizer),), before="Question: ", tail="\nAnswer:", stop=("\n",), chat=False)
@@ -61,16 +68,48 @@ class PromptFormat:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of one segment, without the tokenizer's own BOS or EOS."""
+    """Token ids of one segment of a template, without the tokenizer's own BOS or EOS."""
     if not text:
         return []
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 
 
-def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a document with the blank line that follows it in every prompt."""
-    return encode(tokenizer, text + BLANK_LINE)
+class WordsEncoder:
+    """Token ids of what users and documents say, in which a control token is nothing but its letters.
+
+    A document that happens to contain `<|im_end|>` must not end the user's turn.
+
+    Args:
+        tokenizer: the LM's tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._controls = sorted(
+            {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+            | set(tokenizer.all_special_tokens)
+        )
+        self._literal: PreTrainedTokenizerBase | None = None
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            InvalidInputError: it is not a string, or holds lone surrogates.
+        """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"Expected text, not {type(text).__name__}: {text!r:.80}.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"The text has a lone surrogate at character {error.start}.") from None
+        if not any(control in text for control in self._controls):
+            return encode(self._tokenizer, text)
+        if self._literal is None:
+            self._literal = copy.deepcopy(self._tokenizer)
+            self._literal.split_special_tokens = True
+        return encode(self._literal, text)
 
 
 def sink_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -102,22 +141,25 @@ def render_chat(
             f"{type(tokenizer).__name__} has no chat template, so it cannot render messages; "
             "pass a plain string, or set tokenizer.chat_template."
         )
-    text = tokenizer.apply_chat_template(
-        messages,
-        tools=tools,
-        tokenize=False,
-        add_generation_prompt=True,
-        **{"enable_thinking": False, **(chat_template_kwargs or {})},
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=True,
+            **{"enable_thinking": False, **(chat_template_kwargs or {})},
+        )
+    except TemplateError as error:
+        raise InvalidInputError(f"The tokenizer's chat template refuses these messages: {error}") from error
     return str(text)
 
 
-def split_at_user(text: str, sentinel: str = _SENTINEL) -> tuple[str, str]:
+def split_at_user(text: str, sentinel: str) -> tuple[str, str]:
     """What a rendered conversation says before and after the words that `sentinel` stands for."""
-    before, found, after = text.partition(sentinel)
-    if not found:
+    if text.count(sentinel) != 1:
         raise UnsupportedModelError(
-            "The tokenizer's chat template does not show the user's words in the prompt, so documents cannot be "
-            "placed before them."
+            f"The tokenizer's chat template shows the user's words {text.count(sentinel)} times instead of once, so "
+            "documents cannot be placed before them."
         )
+    before, _, after = text.partition(sentinel)
     return before, after

@@ -129,13 +129,18 @@ def _hit(row: PassageRow, score: float, search: _Search) -> MemoryHit:
     return MemoryHit(row.document, passage, (row.start, row.end), score, scores, row.text, row.metadata)
 
 
+def check_k(k: int) -> None:
+    """Refuse a number of hits that is not a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InvalidInputError(f"k is {k!r}; expected an int of at least 1.")
+
+
 def _check(question: str, k: int, min_score: float | None) -> None:
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(f"the question is {question!r}; expected a text that is not empty.")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise InvalidInputError("the question has a lone surrogate; decode its source with errors='replace'.")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InvalidInputError(f"k is {k!r}; expected an int of at least 1.")
+    check_k(k)
     if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, int | float)):
         raise InvalidInputError(f"min_score is {min_score!r}; expected a number or None.")
     if min_score is not None and math.isnan(min_score):

@@ -42,11 +42,7 @@ def test_a_hub_id_is_loaded_from_the_hubs_cache(folder, tmp_path):
     refs = tmp_path / "hub" / "models--someone--tiny-qwen" / "refs"
     refs.mkdir()
     (refs / "main").write_text("abc123")
-    environment = os.environ | {
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "HF_HUB_OFFLINE": "1",
-        "CMT_CACHE": str(tmp_path),
-    }
+    hub = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "CMT_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", ASK, str(tmp_path / "store"), DOCUMENTS[0]]
     done = subprocess.run(
         command, env=os.environ | hub, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import peft
 import pytest
 import torch
 
@@ -68,7 +69,7 @@ def test_models_that_answer_differently_from_a_prefix_are_refused():
 def test_encoder_decoders_are_refused():
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=64, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
+    config = T5Config(vocab_size=512, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
     with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
         CMTModel.from_llm(T5ForConditionalGeneration(config), tokenizer=tokenizer())
 
@@ -147,7 +148,7 @@ def test_fit_on_own_documents_and_refusal_once_memories_exist():
     assert 0 <= report.agreement.agreement <= 1
     assert report.agreement.kl > 0
     model.compress(DOCUMENTS)
-    with pytest.raises(InvalidInputError, match="recompress"):
+    with pytest.raises(InvalidInputError, match="memories already"):
         model.fit([LONG])
     with pytest.raises(InvalidInputError, match="nothing to fit"):
         tiny_model(ratio=1).fit([LONG])
@@ -224,6 +225,72 @@ def test_fingerprint_follows_the_weights_not_the_dtype(tmp_path):
     changed = CMTModel.from_llm(full.lm.model, tokenizer=tokenizer())
     assert changed.fingerprint["lm"] != full.fingerprint["lm"]
     assert CMTModel.from_llm(tiny_lm("llama"), tokenizer=tokenizer("chat")).fingerprint != full.fingerprint
+
+
+def test_a_broken_or_unwritable_latent_cache_is_no_obstacle(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CMT_CACHE", str(tmp_path))
+    before = tiny_model(ratio=4, latent=16).fingerprint
+    [file] = tmp_path.rglob("*.safetensors")
+    for broken in (b"", file.read_bytes()[:100], b"x" * 500):
+        file.write_bytes(broken)
+        assert tiny_model(ratio=4, latent=16).fingerprint == before
+    assert "fitting it again" in caplog.text
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CMT_CACHE", str(tmp_path / "file"))
+    assert tiny_model(ratio=4, latent=16).fingerprint == before
+    assert "not cached" in caplog.text
+
+
+def test_what_is_no_language_model_is_said():
+    for wrong in (None, 3, torch.nn.Linear(2, 2)):
+        with pytest.raises(InvalidInputError, match="hub id, a folder or a loaded model"):
+            CMTModel.from_llm(wrong, tokenizer=tokenizer())
+    with pytest.raises(InvalidInputError, match="cannot be loaded"):
+        CMTModel.from_llm("/no/such/folder")
+    with pytest.raises(InvalidInputError, match="do not belong together"):
+        CMTModel.from_llm(tiny_lm("llama", vocabulary=64), tokenizer=tokenizer())
+
+
+def test_memories_of_another_width_are_refused():
+    memories = tiny_model(ratio=4, latent=16).compress(DOCUMENTS)
+    with pytest.raises(InvalidInputError, match="another model"):
+        CMTGenerator(tiny_model(ratio=4, latent=8)).generate(QUESTION, memories)
+
+
+def test_a_peft_model_is_the_lm_inside_it():
+    lm = peft.get_peft_model(tiny_lm("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    generator = CMTGenerator(CMTModel.from_llm(lm, tokenizer=tokenizer()))
+    memories = generator.model.compress(DOCUMENTS[:1])
+    answer = generator.generate(QUESTION, memories, max_new_tokens=12).text
+    assert answer == generator.generate(QUESTION, texts=DOCUMENTS[:1], max_new_tokens=12).text
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("llama", {"rope_type": "yarn", "factor": 4.0}),
+        ("llama", {"rope_type": "linear", "factor": 2.0}),
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}),
+        ("phi3", {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["rope_type"],
+)
+def test_scaled_rotary_tables_are_exact(family, rope):
+    """Where the table changes for long inputs, memories stay below the change."""
+    original = {"original_max_position_embeddings": 96} if family == "phi3" else {}
+    model = CMTModel.from_llm(
+        tiny_lm(family, rope_parameters={"rope_theta": 10000.0, **rope}, **original), tokenizer=tokenizer()
+    )
+    generator = CMTGenerator(model)
+    for document in (DOCUMENTS[0], LONG[:110]):
+        memories = model.compress([document])
+        answer = generator.generate(QUESTION, memories, max_new_tokens=12, stop=())
+        assert answer.text == generator.generate(QUESTION, texts=[document], max_new_tokens=12, stop=()).text
+        assert answer.usage.memory_slots == memories[0].n_tokens
+    if original:
+        assert model.lm.max_positions == 96
+        with pytest.raises(InvalidInputError, match="96"):
+            model.compress([LONG])
 
 
 def test_the_lm_is_left_as_it_was():
