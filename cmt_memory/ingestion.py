@@ -108,10 +108,14 @@ class Ingestion:
                 passage.vector = vector
         return [StoredDocument(str(d.id), d.text, d.metadata, passages) for d, passages in batch]
 
+    def free_bytes(self) -> int:
+        """Room on the bank's disk."""
+        return shutil.disk_usage(self._bank.path).free
+
     def _check_disk(self, tokens: int) -> None:
         bytes_per_number = {"int8": 1, "float16": 2}.get(self.slot_dtype, self._model.lm.dtype.itemsize)
         needed = _FREE_DISK_FACTOR * tokens * self._model.slot_width * bytes_per_number // self._model.config.ratio
-        free = shutil.disk_usage(self._bank.path).free
+        free = self.free_bytes()
         if needed > free:
             raise InvalidInputError(
                 f"{tokens} tokens of documents need about {needed / 1e6:.0f} MB of memories, but {self._bank.path} has "

@@ -360,16 +360,23 @@ class CMTMemoryStore:
             return model
         config = CMTConfig.model_validate(stored)
         explicit = {name: getattr(model.config, name) for name in model.explicit}
-        differing = {name: value for name, value in explicit.items() if getattr(config, name) != value}
-        settled = model
-        if not differing:
-            settled = model.with_state(config, tensors_from_bytes(self.bank.asset("model") or b""))
+        for setting, value in explicit.items():
+            if getattr(config, setting) != value:
+                raise FingerprintMismatchError(
+                    f"The store at {self.path} keeps memories of {setting}={getattr(config, setting)}, and "
+                    f"{setting}={value} was given: leave it out, or make a new store in another folder."
+                )
+        settled = model.with_state(config, tensors_from_bytes(self.bank.asset("model") or b""))
         if settled.fingerprint != config.fingerprint:
+            ours, theirs = (
+                {part: value[:24] for part, value in found.items()}
+                for found in (config.fingerprint, settled.fingerprint)
+            )
+            differing = [part for part in ours if config.fingerprint[part] != settled.fingerprint.get(part)]
             raise FingerprintMismatchError(
-                f"The store at {self.path} was made with another model.\n"
-                f"  store: {json.dumps(config.fingerprint)}\n  given: {json.dumps(settled.fingerprint)}\n"
-                f"Differing: {', '.join(k for k, v in config.fingerprint.items() if settled.fingerprint.get(k) != v)}. "
-                "Open it with the model it was made with, or add its documents to a new store."
+                f"The store at {self.path} was made with another model ({config.lm or 'an LM without a name'}): "
+                f"{', '.join(differing)} differ. Open it with that model, or add its documents to a new store.\n"
+                f"  store: {json.dumps(ours)}\n  given: {json.dumps(theirs)}"
             )
         if len(self.bank):
             settled.hold()

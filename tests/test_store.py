@@ -9,6 +9,7 @@ import torch
 
 from cmt_memory import CMTMemoryStore, CMTModel, Document
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreClosedError, StoreLockedError
+from cmt_memory.ingestion import Ingestion
 from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
 
 LONG = "\n\n".join(f"Room {i} is on floor {i % 7}. Its code is {1000 + 37 * i}. Ask at desk {i}." for i in range(60))
@@ -307,14 +308,47 @@ def test_another_model_is_refused_with_both_fingerprints(store, model, tmp_path)
     other = CMTModel.from_llm(tiny_lm("llama-mqa"), tokenizer=tokenizer("chat"))
     with pytest.raises(FingerprintMismatchError, match="new store") as caught:
         CMTMemoryStore(store.path, other)
-    assert other.fingerprint["lm"] in str(caught.value)
-    assert model.fingerprint["lm"] in str(caught.value)
-    with pytest.raises(FingerprintMismatchError, match="ratio"):
+    assert other.fingerprint["lm"][:24] in str(caught.value)
+    assert model.fingerprint["lm"][:24] in str(caught.value)
+    with pytest.raises(FingerprintMismatchError, match="ratio=4, and ratio=8"):
         CMTMemoryStore(store.path, tiny_model("llama", "chat", ratio=8))
     with CMTMemoryStore(store.path, tiny_model("llama", "chat", ratio=4)) as again:
         assert len(again) == 3
         with pytest.raises(InvalidInputError, match="memories already"):
             again.model.fit([LONG])
+
+
+def test_no_room_on_the_disk_changes_nothing(store):
+    class FullDisk(Ingestion):
+        def free_bytes(self):
+            return 100
+
+    store._ingestion = FullDisk(
+        store.bank, store.model, store.encoder, passage_tokens=64, passage_overlap=8, slot_dtype="int8"
+    )
+    with pytest.raises(InvalidInputError, match="free some space"):
+        store.add_documents(DOCUMENTS)
+    assert len(store) == 0
+
+
+def test_every_decoding_setting_reaches_the_lm(store):
+    """`ask` and `stream` give what the generator gives for the same hits and settings."""
+    store.add_documents(DOCUMENTS, metadatas=[{"n": i} for i in range(3)])
+    plain = store.ask(QUESTION, k=2, max_new_tokens=24).text
+    hits = store.search(QUESTION, k=2)
+    for settings in (
+        {"max_new_tokens": 5},
+        {"temperature": 1.5, "seed": 3},
+        {"temperature": 1.5, "seed": 4, "top_p": 0.3},
+        {"stop": [plain[4:6]]},
+        {"alpha": 0.8},
+    ):
+        expected = store.generator.generate(QUESTION, hits, **{"max_new_tokens": 24} | settings).text
+        assert store.ask(QUESTION, k=2, **{"max_new_tokens": 24} | settings).text == expected != plain
+        assert "".join(store.stream(QUESTION, k=2, **{"max_new_tokens": 24} | settings)) == expected
+    assert [hit.metadata for hit in store.ask(QUESTION, filter={"n": 2}, max_new_tokens=2).hits] == [{"n": 2}]
+    top = store.search(QUESTION, k=1)[0].score
+    assert len(store.ask(QUESTION, min_score=top, max_new_tokens=2).hits) == 1
 
 
 def test_a_model_by_name(tmp_path):

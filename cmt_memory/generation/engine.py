@@ -134,8 +134,8 @@ class Engine:
         """Everything the LM's `generate` is given: ids, masks, positions, and the memories as a cache."""
         if any(row.texts is not None for row in rows):
             return self._prepare_text(rows, settings)
-        reserve = max(len(row.prompt.question_ids) for row in rows) + settings.max_new_tokens
-        self.lm.check_fits(len(rows[0].prompt.head_ids) + reserve, "Question and answer")
+        for row in rows:
+            self._check_room(row, settings)
         found = [self._prefix(row, len(row.prompt.question_ids) + settings.max_new_tokens) for row in rows]
         prefix = KVPrefix.stack([prefix for prefix, _ in found])
         ids, question_mask = self._left_pad([list(row.prompt.question_ids) for row in rows])
@@ -163,11 +163,23 @@ class Engine:
             raise InvalidInputError("alpha contrasts an injected memory with none; it does not go with texts.")
         prompts = []
         for row in rows:
-            reserve = len(row.prompt.question_ids) + settings.max_new_tokens
-            self.lm.check_fits(len(row.prompt.head_ids) + reserve, "Question and answer")
-            prompts.append(self._text_prompt(row, reserve))
+            self._check_room(row, settings)
+            prompts.append(self._text_prompt(row, len(row.prompt.question_ids) + settings.max_new_tokens))
         ids, mask = self._left_pad([prompt for prompt, _ in prompts])
         return Job(input_ids=ids, mask=mask, used=[used for _, used in prompts])
+
+    def _check_room(self, row: Row, settings: Settings) -> None:
+        """Refuse a question that leaves no room for its answer, even without any document."""
+        asked = len(row.prompt.head_ids) + len(row.prompt.question_ids)
+        limit = self.lm.max_positions
+        if limit is None or asked + settings.max_new_tokens <= limit:
+            return
+        if asked >= limit:
+            raise InvalidInputError(f"The question has {asked} tokens, but the LM has {limit} positions; shorten it.")
+        raise InvalidInputError(
+            f"The question takes {asked} of the LM's {limit} positions, so max_new_tokens can be {limit - asked} at "
+            f"most, not {settings.max_new_tokens}."
+        )
 
     def _left_pad(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
         longest = max(map(len, sequences))

@@ -84,7 +84,7 @@ def checked_settings(
     num_beams: int = 1,
 ) -> Settings:
     """Checked settings from the arguments of a call."""
-    stops = tuple(stop) if isinstance(stop, list) else stop
+    stops = stop if stop is None or isinstance(stop, str) else tuple(stop) if isinstance(stop, Sequence) else stop
     return Settings(max_new_tokens, temperature, top_p, seed, stops, alpha, num_beams)
 
 

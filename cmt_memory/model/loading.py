@@ -24,10 +24,10 @@ def bundled(name: str) -> Path | None:
     return Path(str(resources.files("cmt_memory"))) / "assets" / name
 
 
-def resolve_lm(llm: str | os.PathLike[str]) -> str:
-    """The folder or hub id to load; a bundled model's name becomes its folder."""
-    folder = bundled(str(llm))
-    return str(folder / "lm") if folder else str(llm)
+def lm_name(llm: str | os.PathLike[str]) -> str:
+    """What to call an LM from any working directory: a bundled name, an absolute folder, or a hub id."""
+    name = str(llm)
+    return name if bundled(name) or not Path(name).is_dir() else os.path.abspath(name)
 
 
 def load_lm(
@@ -37,8 +37,14 @@ def load_lm(
     revision: str | None,
     trust_remote_code: bool,
     model_kwargs: dict[str, Any],
-) -> PreTrainedModel:
-    """Load a causal LM; see `CMTModel.from_llm` for the arguments."""
+) -> tuple[PreTrainedModel, str]:
+    """Load a causal LM; see `CMTModel.from_llm` for the arguments.
+
+    Returns:
+        The LM, and where its tokenizer is.
+    """
+    folder = bundled(name)
+    source = str(folder / "lm") if folder else name
     if "device_map" not in model_kwargs:
         device = torch.device(device or _best_device())
     elif device is not None:
@@ -46,7 +52,7 @@ def load_lm(
     on_cpu = device is not None and torch.device(device).type == "cpu"
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name,
+            source,
             dtype=dtype or (torch.float32 if on_cpu else "auto"),
             revision=revision,
             trust_remote_code=trust_remote_code,
@@ -56,7 +62,7 @@ def load_lm(
         raise InvalidInputError(f"The language model {name!r} cannot be loaded: {error}") from error
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
-    return model
+    return model, source
 
 
 def _best_device() -> str:

@@ -22,7 +22,7 @@ from cmt_memory.model.config import MAX_RATIO, CMTConfig
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.loading import bundled, load_lm, resolve_lm, save_lm
+from cmt_memory.model.loading import bundled, lm_name, load_lm, save_lm
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat
@@ -124,11 +124,12 @@ class CMTModel:
         explicit = {name for name, value in given.items() if value is not None}
         ratio = 1 if ratio is None else ratio
         _check_settings(ratio, latent, compressor)
-        llm = llm.get_base_model() if hasattr(llm, "get_base_model") else llm  # PEFT: its layers stay inside
+        llm = getattr(llm, "get_base_model", lambda: llm)()  # of a PEFT model; its layers stay inside
         if not isinstance(llm, PreTrainedModel | str | os.PathLike):
             raise InvalidInputError(f"llm must be a hub id, a folder or a loaded model, not {type(llm).__name__}.")
         if isinstance(llm, PreTrainedModel):
-            model, name = llm, str(llm.config._name_or_path or "")
+            model, name = llm, lm_name(str(llm.config._name_or_path or ""))
+            source = name
             if model_kwargs or dtype is not None:
                 unused = sorted([*model_kwargs, *(["dtype"] if dtype is not None else [])])
                 raise InvalidInputError(f"{unused} only apply when the LM is loaded here; a loaded model was passed.")
@@ -137,14 +138,14 @@ class CMTModel:
             if device is not None:
                 model.to(torch.device(device))  # type: ignore[arg-type]
         else:
-            name = resolve_lm(llm)
-            model = load_lm(name, device, dtype, revision, trust_remote_code, model_kwargs)
+            name = lm_name(llm)
+            model, source = load_lm(name, device, dtype, revision, trust_remote_code, model_kwargs)
         if tokenizer is None or isinstance(tokenizer, str):
             tokenizer = AutoTokenizer.from_pretrained(
-                tokenizer or name, revision=revision, trust_remote_code=trust_remote_code
+                tokenizer or source, revision=revision, trust_remote_code=trust_remote_code
             )
         assert tokenizer is not None
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index,arg-type]
         if len(tokenizer) > rows:
             raise InvalidInputError(
                 f"The tokenizer has {len(tokenizer)} tokens but the LM embeds {rows}: they do not belong together, or "

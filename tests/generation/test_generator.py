@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from cmt_memory import CMTGenerator, CMTModel
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.prompts import chat_prompt, question_prompt
+from cmt_memory.model import Memory
 from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
 
 
@@ -94,7 +96,8 @@ def test_sampling_depends_on_the_seed_alone(generator, memories):
     assert sample(None) != sample(None)
     assert sample(3, top_p=1e-6) == generator.generate(QUESTION, memories, max_new_tokens=20, stop=()).text
     together = generator.batch([QUESTION, "Who?"], [memories, []], temperature=1.2, seed=1, max_new_tokens=20, stop=())
-    assert together[0].text == sample(1)
+    alone = generator.generate("Who?", [], temperature=1.2, seed=1, max_new_tokens=20, stop=())
+    assert [completion.text for completion in together] == [sample(1), alone.text]
 
 
 def test_sampling_draws_from_the_softmax():
@@ -238,6 +241,9 @@ def test_a_conversation_has_its_documents_before_the_first_user_words(chat_model
     answer = generator.chat(messages, memories, max_new_tokens=12)
     assert answer.usage.memory_slots == len(memories[0].slots)
     assert answer.text != generator.chat(messages, max_new_tokens=12).text
+    used = CMTGenerator(chat_model)
+    used.generate(QUESTION, memories, max_new_tokens=2)
+    assert used.chat(messages, memories, max_new_tokens=12).text == answer.text
     assert "".join(generator.stream(messages, memories, max_new_tokens=12)) == answer.text
 
 
@@ -283,7 +289,7 @@ def test_wrong_calls(generator, memories):
         generator.batch([QUESTION, QUESTION], [memories])
     with pytest.raises(InvalidInputError, match="512"):
         generator.generate("word " * 600, memories)
-    with pytest.raises(InvalidInputError, match="512"):
+    with pytest.raises(InvalidInputError, match="max_new_tokens can be 4"):
         generator.generate(QUESTION, memories, max_new_tokens=600)
     with pytest.raises(InvalidInputError, match="512"):
         generator.stream("word " * 600)
@@ -338,8 +344,53 @@ def test_what_does_not_fit_is_packed_then_left_out_and_said(model, generator):
     assert many.usage.memory_slots == sum(len(memory.slots) for memory in (long * 2)[: many.memories])
     few = generator.generate(QUESTION, long[:1], max_new_tokens=4)
     assert not few.usage.packed
+    assert generator.generate(QUESTION, long[:2], max_new_tokens=100).usage == replace(two.usage, completion_tokens=100)
+    assert len(generator.prefixes) == 1
     texts = generator.generate(QUESTION, texts=[" ".join(DOCUMENTS * 5)] * 6, max_new_tokens=4)
     assert texts.usage.left_out == 6 - texts.memories > 0
+
+
+def test_packed_slots_stand_one_after_the_other(model):
+    """Their keys are those of the same slots placed right after the head, in order."""
+    [one, two] = model.compress([" ".join(DOCUMENTS * 5)] * 2)
+    packed = model.prefix([[one, two]], reserve=200)
+    assert packed.packed
+    both = Memory(
+        torch.cat([one.slots, two.slots]), torch.arange(len(one.slots) + len(two.slots)).float(), packed.n_slots[0]
+    )
+    expected = model.prefix([[both]])
+    assert not expected.packed
+    assert int(packed.starts) == int(expected.starts) == len(packed)
+    for pair, other in zip(packed.layers, expected.layers, strict=True):
+        torch.testing.assert_close(pair, other)
+
+
+def test_a_cached_prefix_does_not_overrun_the_positions():
+    """What was put together for a short answer is put together anew where a long one needs its room."""
+    model = tiny_model("llama", ratio=1)
+    generator = CMTGenerator(model)
+    memories = model.compress([" ".join(DOCUMENTS * 4)] * 2)
+    room = 512 - sum(memory.n_tokens for memory in memories) - 1
+    question = len(question_prompt(model.lm, QUESTION, ()).question_ids)
+    short = generator.generate(QUESTION, memories, max_new_tokens=2, stop=())
+    assert short.usage.left_out == 0
+    long = generator.generate(QUESTION, memories, max_new_tokens=room - question + 1, stop=())
+    assert long.usage.left_out == 1
+
+
+def test_the_least_recently_used_prefix_goes_first(model, memories):
+    generator = CMTGenerator(model)
+
+    def ask(*given):
+        generator.generate(QUESTION, given, max_new_tokens=1)
+
+    ask(memories[0])
+    [first] = generator.prefixes._entries
+    generator.prefixes.max_bytes = int(2.5 * generator.prefixes.nbytes)
+    ask(memories[1])
+    ask(memories[0])
+    ask(memories[2])
+    assert first in generator.prefixes._entries
 
 
 def test_learned_positions_leave_out_what_cannot_stand():

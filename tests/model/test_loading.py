@@ -79,6 +79,14 @@ def test_devices_dtypes_and_attention(folder, how):
         assert memory_answer.text == generator.generate(QUESTION, texts=DOCUMENTS[:1], max_new_tokens=12).text
 
 
+def test_a_relative_folder_is_found_from_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    model = CMTModel.from_llm(folder.name, ratio=4, latent=16)
+    model.save_pretrained(tmp_path / "cmt")
+    monkeypatch.chdir(tmp_path)
+    assert CMTModel.from_pretrained("cmt").fingerprint == model.fingerprint
+
+
 def test_device_and_device_map_are_not_given_together(folder):
     with pytest.raises(InvalidInputError, match="device_map"):
         CMTModel.from_llm(str(folder), device="cpu", device_map="auto")
