@@ -145,7 +145,7 @@ class CMTModel:
                 tokenizer or source, revision=revision, trust_remote_code=trust_remote_code
             )
         assert tokenizer is not None
-        rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index,arg-type]
+        rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
         if len(tokenizer) > rows:
             raise InvalidInputError(
                 f"The tokenizer has {len(tokenizer)} tokens but the LM embeds {rows}: they do not belong together, or "
