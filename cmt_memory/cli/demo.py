@@ -22,7 +22,6 @@ from cmt_memory.cli.options import (
     encoder_option,
     json_option,
     latent_option,
-    model_name,
     model_option,
     open_store,
     ratio_option,
@@ -128,7 +127,7 @@ def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]]) -> dict[str
     stats = store.stats()
     documents = stats["documents"]
     return {
-        "model": model_name({"lm": stats["model"]}),
+        "model": stats["model"],
         "parameters": sum(p.numel() for p in store.model.lm.model.parameters()),
         "ratio": stats["ratio"],
         "latent": stats["latent"],

@@ -151,8 +151,6 @@ def load(name: str, ratio: int | None = None, latent: int | Literal["full"] | No
     from cmt_memory.model.loading import bundled
 
     own = bundled(name)
-    if own is None and Path(name).is_dir():
-        name = str(Path(name).absolute())  # a store remembers it, and may be opened from elsewhere
     saved = ((own or Path(name)) / "cmt.safetensors").is_file()
     try:
         if saved and latent is None:
@@ -175,17 +173,9 @@ def stored_model(path: Path) -> str | None:
 
     bank = MemoryBank(path, read_only=True)
     try:
-        return model_name(bank.meta("model") or {})
+        return (bank.meta("model") or {}).get("lm") or None
     finally:
         bank.close()
-
-
-def model_name(config: dict[str, Any]) -> str | None:
-    """What to call the LM of a store's configuration; None if it was given as an object without a name."""
-    name = str(config.get("lm") or "")
-    # A bundled model is noted with the folder where the package was when the store was made.
-    parts = Path(name).parts
-    return parts[-2] if parts[-4:-2] == ("cmt_memory", "assets") else name or None
 
 
 def quiet() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option, model_name, store_option
+from cmt_memory.cli.options import debug_option, json_option, store_option
 from cmt_memory.cli.output import print_json, size
 from cmt_memory.errors import InvalidInputError
 
@@ -136,7 +136,7 @@ def stats(path: Path, as_json: bool) -> None:
         found = bank.stats()
         model, encoder = bank.meta("model") or {}, (bank.encoder or {}).get("id", NO_ENCODER)
         found |= {
-            "model": model_name(model),
+            "model": model.get("lm"),
             "ratio": model.get("ratio"),
             "latent": model.get("latent"),
             "encoder": None if encoder == NO_ENCODER else encoder,
