@@ -51,6 +51,9 @@ print(store.ask("What is Mara's locker code?").text)"""
 @click.command(short_help="Try it: bundled documents, questions and model.")
 @store_option(required=False, exists=False, help="Keep the store here.  [default: a temporary folder]")
 @model_option("LM to use: a hub id, a folder, or cmt-tiny.  [default: cmt-tiny, the bundled one]")
+@click.option(
+    "--k", type=click.IntRange(min=1), default=1, show_default=True, help="Documents to use for each question."
+)
 @ratio_option
 @latent_option
 @encoder_option
@@ -59,6 +62,7 @@ print(store.ask("What is Mara's locker code?").text)"""
 def demo(
     path: Path | None,
     model: str | None,
+    k: int,
     ratio: int | None,
     latent: int | Literal["full"] | None,
     encoder: str | None,
@@ -85,7 +89,7 @@ def demo(
                     store.add_documents(document)
                     bar.advance(1)
             seconds = time.perf_counter() - started
-            result = _ask_all(store, questions) | {"add_seconds": round(seconds, 3)}
+            result = _ask_all(store, questions, k) | {"add_seconds": round(seconds, 3)}
     if as_json:
         print_json(result)
     else:
@@ -106,16 +110,16 @@ def _folder(path: Path | None) -> Iterator[Path]:
         yield Path(folder) / "store"
 
 
-def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]]) -> dict[str, Any]:
+def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]], k: int) -> dict[str, Any]:
     """Every question in every mode, none of them helped by the one before."""
     for mode in MODES:  # the first call of each kind pays for lazy set-up
-        store.ask(questions[0]["question"], mode=mode, max_new_tokens=2)
+        store.ask(questions[0]["question"], k=k, mode=mode, max_new_tokens=2)
     asked = []
     for item in questions:
         answers = {}
         for mode in MODES:
             store.generator.prefixes.clear()
-            answer = store.ask(item["question"], mode=mode, max_new_tokens=_LONGEST_ANSWER)
+            answer = store.ask(item["question"], k=k, mode=mode, max_new_tokens=_LONGEST_ANSWER)
             answers[mode] = {
                 "text": answer.text,
                 "right": is_right(answer.text, item["answer"]),
@@ -132,6 +136,7 @@ def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]]) -> dict[str
         "ratio": stats["ratio"],
         "latent": stats["latent"],
         "encoder": stats["encoder"],
+        "k": k,
         "documents": documents,
         "bytes_per_document": {
             "memory": round(stats["payload_bytes"] / documents),
@@ -163,11 +168,12 @@ def _print(result: dict[str, Any], *, kept: Path | None, bundled: bool) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    found = "the document found" if result["k"] == 1 else f"the {result['k']} documents found"
     console.print(
         f"\n{result['documents']} documents of a small bike shop were read once and kept as memories, in "
         f"{result['add_seconds']:.1f} s.\nEach question was then asked three times:\n"
-        "  [bold]memory[/]  memories of 4 documents are injected; no document text in the prompt\n"
-        "  [bold]text[/]    the same 4 documents as text in the prompt, as RAG usually does\n"
+        f"  [bold]memory[/]  the memory of {found} is injected; no document text in the prompt\n"
+        "  [bold]text[/]    the same as text in the prompt, as RAG usually does\n"
         "  [bold]none[/]    the language model alone\n"
     )
     console.print(_answers(result, console))
@@ -236,11 +242,14 @@ def _meaning(result: dict[str, Any]) -> str:
     else:
         each = "each token" if ratio == 1 else f"every {ratio} tokens"
         slots = f"A memory here has one slot for {each} of its document, of {latent} numbers."
+    right = {mode: row["right"] for mode, row in result["modes"].items()}
     small = ""
     if result["parameters"] < _SMALL_LM:
         small = " On a model this small there is little to save, and whatever else the machine does shows."
     return (
         "\n[bold]What the numbers mean[/]\n"
+        f"From the text itself the model got {right['text']} answers right, from memories {right['memory']}. Compare "
+        "these two: what the model cannot read in the text, no memory can tell it.\n"
         "Prompt tokens are what the model reads at every question: in memory mode the question alone. Memory "
         "slots are positions whose keys and values come from the store, computed when the document was added. "
         f"{slots}\n"
@@ -254,6 +263,7 @@ def _limits(result: dict[str, Any]) -> str:
         f"cmt-tiny has {result['parameters'] / 1e6:.1f} million parameters, a hundredth of a small LM you would "
         "use. It looks up facts in simple sentences and in Python docstrings: names, places, times, prices, codes. "
         "Where no document tells, it says unknown. "
+        "One document at a time is what it can read; in several it gets lost (try --k 4). "
         "It is not a chat model: it does not reason, sum up or know the world, and it gets some answers wrong. "
         "It is there so that this runs anywhere, offline. For your own work use your own LM:\n"
     )
