@@ -3,8 +3,8 @@
 ``python benchmarks/lm_facts.py --model cmt_memory/assets/cmt-tiny/lm --output benchmarks/results/cmt_tiny_lm.json``
 
 Every prompt is head + documents + question + tail, each segment tokenised apart. SQuAD validation comes from
-``$CMT_DATA/squad/dev-1.1.json.gz`` (the public ``dev-v1.1.json``, gzipped) where that exists, the hand-written facts from
-``tests/data/handwritten_facts.jsonl``.
+``$CMT_DATA/squad/dev-1.1.json.gz`` (the public ``dev-v1.1.json``, gzipped) where that exists, and hand-written facts
+from ``tests/data/handwritten_facts.jsonl``.
 """
 
 from __future__ import annotations

@@ -21,6 +21,21 @@ from cmt_memory.training.packing import TAIL, Batch, Episode
 _KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
 _VALUES = (*_KEYS, pools.code, pools.password, pools.phone, pools.price, pools.clock, pools.date, pools.address)
 
+_FORMS = (
+    ("{}: {}", "What is {}?"),
+    ("{} is {}.", "What is {}?"),
+    ("{} {}", "{}?"),
+    ("{} = {}", "What is {}?"),
+    ("{} has {}.", "What does {} have?"),
+    ("{}, {}", "{}?"),
+    ("{}'s code is {}.", "What is {}'s code?"),
+    ("The number of {} is {}.", "What is the number of {}?"),
+    ("{} can be found under {}.", "Where can I find {}?"),
+    ("For {}, we have {}.", "What do we have for {}?"),
+    ("{} got {} today.", "What did {} get?"),
+    ("{} likes {}.", "What does {} like?"),
+)
+
 Squad = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
@@ -36,6 +51,7 @@ class Stage(BaseModel):
         unknown: Chance of a document's episode to hold a question it does not answer.
         asks: Questions asked about each fact.
         questions: Most questions of an episode.
+        text_loss: Weight of the loss on document text beside that on answers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +64,7 @@ class Stage(BaseModel):
     unknown: float = Field(0.3, ge=0, le=1)
     asks: int = Field(1, ge=1)
     questions: int = Field(12, ge=1)
+    text_loss: float = Field(0.2, ge=0)
 
 
 def load_squad(path: str | None) -> Squad:
@@ -106,11 +123,11 @@ def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
     for _ in range(rng.randint(*stage.facts) + 1):
         key = pools.draw(rng, "train", rng.choice(_KEYS))
         keys[key] = pools.draw(rng, "train", rng.choice(_VALUES))
-    form = rng.choice(("{}: {}", "{} is {}.", "{} {}", "{} = {}", "{} has {}.", "{}, {}"))
+    form, ask = rng.choice(_FORMS)
     gap = rng.choice(("\n", " ", "; "))
     pairs = list(keys.items())
     said = pairs + (rng.sample(pairs, len(pairs)) if rng.random() < 0.5 else [])
-    ask = rng.choice(("{}", "{}?", "What is {}?", "{}:"))
+    ask = rng.choice(("{}", "{}?", "{}:")) if rng.random() < 0.2 else ask
     questions = rng.sample(pairs, len(pairs))
     return Episode((gap.join(form.format(*pair) for pair in said),), tuple((ask.format(k), v) for k, v in questions))
 
@@ -125,7 +142,9 @@ def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
     if rng.random() < 0.01:
         return Episode((), tuple((q.text, q.answer) for q in (world.unanswerable() for _ in range(3))))
     several = rng.random() < stage.several
-    documents = [world.document(rng.randint(*stage.facts), stage.asks) for _ in range(rng.choice((2, 3, 4, 4)) if several else 1)]
+    documents = [
+        world.document(rng.randint(*stage.facts), stage.asks) for _ in range(rng.choice((2, 3, 4, 4)) if several else 1)
+    ]
     questions = [question for document in documents for question in document.questions]
     rng.shuffle(questions)
     questions = questions[: stage.questions]

@@ -62,7 +62,6 @@ class PretrainConfig(_Strict):
     weight_decay: float = 0.02
     warmup_steps: int = 40
     decay: float = Field(0.35, ge=0, le=1)
-    text_loss: float = Field(0.1, ge=0)
     bf16: bool = True
     stages: tuple[mixture.Stage, ...]
     squad: str | None = None
@@ -267,7 +266,7 @@ class Pretraining:
         batch = mixture.to_device(batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             answer, text, _ = losses(self.model, batch)
-            total = answer + self.config.text_loss * text
+            total = answer + self._stage().text_loss * text
         return float(answer.detach()), float(text.detach()), torch.autograd.grad(total, self.parameters)
 
     def evaluate(self) -> dict[str, Any]:

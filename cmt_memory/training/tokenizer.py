@@ -1,7 +1,7 @@
 """The byte-level BPE tokenizer of the bundled LM.
 
-A word is spelled alike at the start of a text, after a newline, a bracket or a quotation mark, and in mid-sentence:
-a space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand alone, and so
+A word is spelled alike at the start of a text, after a newline, a bracket or a quotation mark, and in mid-sentence: a
+space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand alone, and so
 do the capitals of codes.
 """
 

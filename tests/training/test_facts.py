@@ -91,3 +91,9 @@ def test_question_is_frozen():
     question = Question("What?", "this", "codes")
     with pytest.raises(AttributeError):
         question.text = "other"
+
+
+def test_a_fact_can_be_asked_twice():
+    document = FactWorld(random.Random(5)).document(facts=6, asks=2)
+    assert len({q.text for q in document.questions}) == len(document.questions) > 6
+    assert len({q.answer for q in document.questions}) <= 12

@@ -1,4 +1,5 @@
 import json
+import random
 
 import pytest
 import torch
@@ -131,3 +132,27 @@ def test_chat_template_renders_the_prompt(tokenizer):
         tokenizer.apply_chat_template(messages, tokenize=False)
         == "<s>Alice lives in Porto.\n\nWhere?\nAnswer: Porto</s>"
     )
+
+
+def test_recall_episodes_ask_for_every_value():
+    for seed in range(50):
+        stage = mixture.Stage(tokens=1, facts=(1, 6), recall=1.0)
+        (episode,) = mixture.sample_episodes(random.Random(seed), stage, 1, ())
+        assert len(episode.questions) >= 1
+        assert all(answer in episode.documents[0] for _, answer in episode.questions)
+
+
+def test_gates_are_drawn_from_the_evaluation_pools():
+    gates = mixture.gates(2)
+    assert set(gates) == {"seen", "names", "phrasings", "one_of_four", "unanswerable"}
+    assert all(len(episode.documents) == 4 for episode in gates["one_of_four"][0])
+    assert all(len(kinds) == sum(len(e.questions) for e in episodes) for episodes, kinds in gates.values())
+
+
+def test_squad_is_read_without_the_last_tenth_of_its_articles(tmp_path):
+    article = {"paragraphs": [{"context": "A b.", "qas": [{"question": "Who? ", "answers": [{"text": "A"}]}]}]}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"data": [article] * 10}))
+    assert mixture.load_squad(str(path)) == (("A b.", (("Who?", "A"),)),) * 9
+    assert mixture.load_squad(str(tmp_path / "none.json")) == ()
+    assert mixture.load_squad(None) == ()

@@ -10,7 +10,7 @@ PEOPLE = (
     attribute(
         "people",
         "job|occupation|profession|trade",
-        p.choice(p.JOBS),
+        p.open_choice(p.JOBS, p.JOB_ENDS),
         "{s} works as {a} {v}.|{s} is {a} {v}.|{s} is {a} {v} by trade.|{s} earns a living as {a} {v}.|by profession, {s} is {a} {v}."
         "|{s} has been working as {a} {v} for years.|{s} became {a} {v}.|{s} is employed as {a} {v}.",
         "what does {s} do for a living?|what does {s} work as?|what is {p} job?|what kind of work does {s} do?|what does {s} do?"
@@ -95,7 +95,7 @@ PEOPLE = (
     attribute(
         "people",
         "pet|animal",
-        p.choice(p.ANIMALS),
+        p.open_choice(p.ANIMALS, p.THING_ENDS),
         "{s} has a {v}.|{s} keeps a {v}.|{s} owns a {v}.|{s} has a {v} at home.|{s} bought a {v}.|{s} looks after a {v}.",
         "what pet does {s} have?|what animal does {s} keep?|which animal does {s} have?|what kind of pet does {s} own?|which pet does {s} own?",
         "at home, a {v} waits for {o}.||what animal lives with {o}?",
@@ -133,7 +133,7 @@ PEOPLE = (
     attribute(
         "preferences",
         "favourite colour|favorite color|preferred colour",
-        p.choice(p.COLOURS),
+        p.open_choice(p.COLOURS, p.THING_ENDS),
         "{s} likes the colour {v} best.|{s} loves {v}.|{s} prefers the colour {v}.|{v} is the colour {s} likes most.|{s} always wears {v}.",
         "what colour does {s} like best?|which colour does {s} prefer?|what color does {s} like?|what colour does {s} love?|which color is {p} favourite?",
         "of all colours, {s} would pick {v}.||what colour would {s} pick?",
@@ -142,7 +142,7 @@ PEOPLE = (
     attribute(
         "preferences",
         "favourite food|favorite dish|favourite meal|favourite dish|preferred meal",
-        p.choice(p.FOODS),
+        p.open_choice(p.FOODS, p.FOOD_ENDS),
         "{s} loves to eat {v}.|{s} likes {v} best.|{s} orders {v} every time.|{s} prefers {v} for lunch.|{s} could eat {v} every day.|{s} is fond of {v}.",
         "what does {s} like to eat?|what food does {s} like best?|what does {s} love to eat?|which dish does {s} prefer?|what does {s} prefer for lunch?|what does {s} order?",
         "nothing tastes better to {o} than {v}.||what food tastes best to {o}?",
@@ -151,7 +151,7 @@ PEOPLE = (
     attribute(
         "preferences",
         "favourite drink|favorite drink|preferred drink|drink of choice",
-        p.choice(p.DRINKS),
+        p.open_choice(p.DRINKS, p.DRINK_ENDS),
         "{s} likes to drink {v}.|{s} always drinks {v}.|{s} drinks {v} in the morning.|{s} prefers {v}.|{s} orders {v} at the bar.|{s} never says no to {v}.",
         "what does {s} drink?|what does {s} like to drink?|what drink does {s} prefer?|which drink does {s} like best?|what does {s} drink in the morning?",
         "pour {o} some {v}.||what should we pour for {o}?|what would {s} like to drink?",
@@ -160,7 +160,7 @@ PEOPLE = (
     attribute(
         "preferences",
         "allergy|intolerance",
-        p.choice(p.ALLERGENS),
+        p.open_choice(p.ALLERGENS, p.THING_ENDS),
         "{s} is allergic to {v}.|{s} has an allergy to {v}.|{s} cannot have {v}.|{s} reacts badly to {v}.|{s} must avoid {v}.|{v} make {o} ill.|{s} does not tolerate {v}.",
         "what is {o} allergic to?|what is {s} allergic to?|which allergy does {s} have?|what must {s} avoid?|what can {s} not have?|what does {s} react badly to?|what makes {o} ill?",
         "keep {v} away from {o}.||what should be kept away from {o}?|what does {s} not tolerate?",
@@ -169,7 +169,7 @@ PEOPLE = (
     attribute(
         "preferences",
         "hobby|pastime|favourite sport|interest",
-        p.choice(p.HOBBIES),
+        p.open_choice(p.HOBBIES, p.HOBBY_ENDS),
         "{s} enjoys {v}.|{s} spends weekends on {v}.|in {r} free time, {s} does {v}.|{s} is keen on {v}.|{s} took up {v}.|{s} likes {v}.|{s} is mad about {v}.",
         "what does {s} do in {r} free time?|what does {s} enjoy?|what is {o} keen on?|which hobby does {s} have?|what hobby did {s} take up?|what does {s} do on weekends?",
         "{v} keeps {o} busy after work.||what keeps {o} busy after work?",
@@ -178,7 +178,7 @@ PEOPLE = (
     attribute(
         "people",
         "native language|first language|mother tongue",
-        p.choice(p.LANGUAGES),
+        p.language,
         "{s} speaks {v}.|{s} is fluent in {v}.|{s} learned {v}.|{s} grew up speaking {v}.|{s} talks to us in {v}.|{s} teaches {v}.",
         "which language does {s} speak?|what language does {s} speak?|what language is {o} fluent in?|which language did {s} learn?|in which language does {s} talk to us?",
         "you can talk to {o} in {v}.||in what language can we talk to {o}?",
@@ -234,7 +234,7 @@ PEOPLE = (
     attribute(
         "people",
         "",
-        p.choice(p.THINGS),
+        p.open_choice(p.THINGS, p.THING_ENDS),
         "{s} bought a {v}.|{s} ordered a {v}.|{s} owns a {v}.|{s} has a new {v}.|{s} sold a {v}.",
         "what did {s} buy?|what did {s} order?|what does {s} own?",
         "||what has {s} bought?",

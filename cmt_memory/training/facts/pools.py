@@ -117,6 +117,12 @@ STATUSES = ("shipped|pending|delivered|cancelled|on hold|returned|packed|paid|de
 )
 MATERIALS = ("oak steel bamboo leather wool glass cotton aluminium plastic copper linen ceramic pine cork silk").split()
 
+JOB_ENDS = ("er", "ist", "ologist", " maker", " teacher", " engineer", " seller", " dealer", "")
+FOOD_ENDS = (" soup", " pie", " stew", " cake", " rice", " salad", " curry", " bread", "", "s")
+DRINK_ENDS = (" tea", " juice", " coffee", " beer", " milk", " wine", "ade", "")
+HOBBY_ENDS = ("ing", "ing", " collecting", "ball", " dancing", "")
+THING_ENDS = ("", "", "er", " box", " set", "s")
+
 _ONSETS = ("b br c ch cl d dr f fl g gr h j k kr l m n p pr qu r s sh sk sl st t th tr v w z bl gl sp y").split()
 _VOWELS = ("a e i o u a e i o u a e i o ai ea ee ia io ou").split()
 _CODAS = ("n r l s t m nd rk ck ll st x th rn ng d k p b sk lt").split()
@@ -176,6 +182,15 @@ def choice(pool: Sequence[str]) -> Maker:
     return lambda rng: rng.choice(pool)
 
 
+def open_choice(pool: Sequence[str], ends: Sequence[str]) -> Maker:
+    """Return a maker that draws from a list or makes a word up, so that an answer cannot be guessed from the list."""
+
+    def make(rng: random.Random) -> str:
+        return rng.choice(pool) if rng.random() < 0.5 else word(rng, 1, 3) + rng.choice(ends)
+
+    return make
+
+
 def word(rng: random.Random, low: int = 1, high: int = 3) -> str:
     """Return a made-up lower-case word of ``low`` to ``high`` syllables."""
     parts = []
@@ -206,6 +221,11 @@ def city(rng: random.Random) -> str:
     ends = ("ville", "ton", "burg", "field", "ford", "stad", "port", " Bay", "mouth", "wick", "", "by", "ham", "a")
     name = made_name(rng) + rng.choice(ends)
     return rng.choice(("", "", "", "", "New ", "Port ", "San ", "Lower ")) + name
+
+
+def language(rng: random.Random) -> str:
+    """Return a language, real or made of syllables."""
+    return rng.choice(LANGUAGES) if rng.random() < 0.5 else made_name(rng) + rng.choice(("ish", "ian", "ese", "i", ""))
 
 
 def company(rng: random.Random) -> str:

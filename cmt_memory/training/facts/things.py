@@ -130,7 +130,7 @@ PLACES = (
     attribute(
         "places",
         "speciality|best dish|dish of the day",
-        p.choice(p.FOODS),
+        p.open_choice(p.FOODS, p.FOOD_ENDS),
         "{s} is known for {v}.|{s} serves {v}.|at {o}, try the {v}.|guests love the {v} at {o}.",
         "what is {o} known for?|what does {s} serve?|what should I try at {o}?|what do guests love at {o}?",
         "order the {v} at {o}.||what should I order at {o}?",
@@ -188,7 +188,7 @@ DEVICES = (
     attribute(
         "places",
         "colour|color",
-        p.choice(p.COLOURS),
+        p.open_choice(p.COLOURS, p.THING_ENDS),
         "{s} is painted {v}.|{s} is {v}.|the paint on {o} is {v}.|we painted {o} {v}.",
         "what colour is {s}?|which colour is {s}?|what color is {o} painted?|in what colour is {o} painted?",
         "{v} paint was used for {o}.||what paint was used for {o}?",
@@ -263,7 +263,15 @@ EVENTS = (
     attribute(
         "appointments",
         "topic|subject|theme",
-        lambda r: r.choice((p.choice(p.HOBBIES), p.choice(p.FOODS), p.choice(p.THINGS), p.city, p.company))(r),
+        lambda r: r.choice(
+            (
+                p.open_choice(p.HOBBIES, p.HOBBY_ENDS),
+                p.open_choice(p.FOODS, p.FOOD_ENDS),
+                p.open_choice(p.THINGS, p.THING_ENDS),
+                p.city,
+                p.company,
+            )
+        )(r),
         "{s} is about {v}.|{s} deals with {v}.|at {o}, we talk about {v}.|the talk at {o} is on {v}.",
         "what is {s} about?|what does {s} deal with?|what do we talk about at {o}?|which topic does {s} have?",
         "{v} will be discussed at {o}.||what will be discussed at {o}?",
@@ -336,7 +344,7 @@ GOODS = (
     attribute(
         "places",
         "colour|color",
-        p.choice(p.COLOURS),
+        p.open_choice(p.COLOURS, p.THING_ENDS),
         "{s} is {v}.|{s} comes in {v}.|{s} is painted {v}.|{s} is only sold in {v}.",
         "what colour is {s}?|which colour is {s}?|what color does {s} come in?|in which colour is {s} sold?",
         "||in what colour do we get {o}?",
@@ -345,7 +353,7 @@ GOODS = (
     attribute(
         "places",
         "material",
-        p.choice(p.MATERIALS),
+        p.open_choice(p.MATERIALS, p.THING_ENDS),
         "{s} is made of {v}.|{s} is made from {v}.|they make {o} from {v}.",
         "what is {s} made of?|which material is {s} made of?|from what is {s} made?|what material is used for {o}?",
         "they use {v} for {o}.||what do they use for {o}?",
@@ -388,7 +396,7 @@ GOODS = (
     attribute(
         "appointments",
         "status|state",
-        p.choice(p.STATUSES),
+        p.open_choice(p.STATUSES, ("ed", "ed", "", "ing")),
         "{s} is {v}.|{s} is currently {v}.|{s} has been marked as {v}.|right now {s} is {v}.",
         "what is the status of {o}?|what happened to {o}?|is {s} on its way?|how is {o} marked?",
         "the system shows {o} as {v}.||as what does the system show {o}?",
