@@ -172,7 +172,7 @@ def _print(result: dict[str, Any], *, kept: Path | None, bundled: bool) -> None:
     console.print(
         f"\n{result['documents']} documents of a small bike shop were read once and kept as memories, in "
         f"{result['add_seconds']:.1f} s.\nEach question was then asked three times:\n"
-        f"  [bold]memory[/]  the memory of {found} is injected; no document text in the prompt\n"
+        f"  [bold]memory[/]  memory of {found} is injected; no text in the prompt\n"
         "  [bold]text[/]    the same as text in the prompt, as RAG usually does\n"
         "  [bold]none[/]    the language model alone\n"
     )
