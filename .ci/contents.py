@@ -4,7 +4,16 @@ import sys
 import tarfile
 import zipfile
 
-NEEDED = ("py.typed", "assets/calibration.txt", "assets/demo/documents.jsonl", "assets/demo/questions.jsonl")
+NEEDED = (
+    "py.typed",
+    "assets/calibration.txt",
+    "assets/demo/documents.jsonl",
+    "assets/demo/questions.jsonl",
+    "assets/cmt-tiny/config.json",
+    "assets/cmt-tiny/cmt.safetensors",
+    "assets/cmt-tiny/lm/model.safetensors",
+    "training/recipes/cmt-tiny-lm.yaml",
+)
 FOREIGN = ("tests/", "benchmarks/", "runs/", "docs/")
 
 for path in sys.argv[1:]:

@@ -264,6 +264,6 @@ def _limits(result: dict[str, Any]) -> str:
         "use. It looks up facts in simple sentences and in Python docstrings: names, places, times, prices, codes. "
         "Where no document tells, it says unknown. "
         "One document at a time is what it can read; in several it gets lost (try --k 4). "
-        "It is not a chat model: it does not reason, sum up or know the world, and it gets some answers wrong. "
+        "It is not a chat model: it does not reason, sum up or know the world, and it gets many answers wrong. "
         "It is there so that this runs anywhere, offline. For your own work use your own LM:\n"
     )

@@ -98,59 +98,61 @@ class PooledCompressor(ReadingCompressor):
 class KeptCompressor(ReadingCompressor):
     """The ⌈n / ratio⌉ positions that matter most, kept as they are, in all layers at once.
 
-    A position matters as much as the LM looks back at it while it reads the document a second time, the strongest
-    look over all heads, summed over layers (after KVzip, arXiv 2505.23416, with one choice of positions for all
-    layers because a slot spans them). Where queries cannot be read (no rotary embedding) or the LM has no room for a
-    second reading, positions with small keys are kept (Devoto et al., arXiv 2406.11430).
+    A position matters as much as the positions after it look back at it on average, over all heads and layers
+    (accumulated attention as in H2O, arXiv 2306.14048, divided by how many can look; one choice of positions for all
+    layers because a slot spans them). Where queries cannot be read (no rotary embedding), positions with small keys
+    are kept (Devoto et al., arXiv 2406.11430).
     """
 
     name = "kept"
 
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
-        """See `Compressor.compress`; the document is read twice in one pass."""
+        """See `Compressor.compress`; one pass of the LM, whose attention is worked out once more beside it."""
+        ids, lengths = pad_after_head(lm, documents)
         head = len(lm.prompt.head_ids)
+        rows: Tensor | None = None
+        scores = torch.zeros(len(documents), int(lengths.max()), device=lm.device)
+
+        def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
+            nonlocal rows
+            kept = lm.unplaced_keys(keys, rotation)[:, :, head:]
+            part = lm.layout.flatten(kept, values[:, :, head:]).to(lm.device)
+            if rows is None:
+                rows = part.new_empty(*part.shape[:2], lm.layout.width)
+            offset = lm.layout.offsets[layer]
+            rows[..., offset : offset + part.shape[-1]] = part
+            for row, n in enumerate(lengths.tolist()):
+                queries = None if rotation is None else rotation.rotated_queries[row, :, : head + n]
+                scores[row, :n] += attention_received(keys[row, :, : head + n], queries)[head:].to(scores)
+
+        lm.read(ids, on_layer)
+        assert rows is not None
         memories = []
-        for document in documents:
-            n = len(document)
-            fits = lm.max_positions is None or head + 2 * n <= lm.max_positions
-            twice = lm.scheme == "rotary" and self.ratio > 1 and fits
-            ids = torch.tensor([[*lm.prompt.head_ids, *document, *(document if twice else ())]])
-            rows: Tensor | None = None
-            scores = torch.zeros(n, device=lm.device)
-
-            def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None, n: int = n) -> None:
-                nonlocal rows, scores
-                document_rows = slice(head, head + n)
-                kept = lm.unplaced_keys(keys, rotation)[:, :, document_rows]
-                part = lm.layout.flatten(kept, values[:, :, document_rows]).to(lm.device)
-                if rows is None:
-                    rows = part.new_empty(1, n, lm.layout.width)
-                offset = lm.layout.offsets[layer]
-                rows[..., offset : offset + part.shape[-1]] = part
-                scores += _look_back(keys, rotation, document_rows, n).to(scores)
-
-            lm.read(ids, on_layer)
-            assert rows is not None
-            chosen = scores.topk(self.n_slots(n)).indices.sort().values
-            slots = rows[0, chosen]
+        for row, n in enumerate(lengths.tolist()):
+            chosen = scores[row, :n].topk(self.n_slots(n)).indices.sort().values
+            slots = rows[row, chosen]
             if self.projection is not None:
                 slots = self.projection.down(slots)
             memories.append(Memory(slots, chosen.float(), n))
         return memories
 
 
-def _look_back(keys: Tensor, rotation: Rotation | None, document: slice, n: int) -> Tensor:
-    """How strongly `[n]` document positions are attended to from the second reading, or how small their keys are."""
-    if rotation is None or keys.shape[2] <= document.stop:
-        sizes: Tensor = keys[0, :, document].float().norm(dim=-1).mean(0)
+def attention_received(keys: Tensor, queries: Tensor | None) -> Tensor:
+    """How much `[n]` positions are looked at by themselves and those after them, or how small their keys are.
+
+    Args:
+        keys: `[H, n, D]`, as the LM attends to them.
+        queries: `[Hq, n, D']` likewise, D' < D where a model rotates a part of each head on its own; None if unknown.
+    """
+    if queries is None:
+        sizes: Tensor = keys.float().norm(dim=-1).mean(0)
         return -sizes
-    queries = rotation.rotated_queries[0, :, document.stop : document.stop + n]
-    groups = queries.shape[0] // keys.shape[1]
-    # Where a model rotates a part of each head on its own, queries are known in that part.
-    seen = keys[0, :, : document.stop, : queries.shape[-1]].repeat_interleave(groups, dim=0)
-    attention = (queries.float() @ seen.float().transpose(1, 2) / math.sqrt(keys.shape[-1])).softmax(-1)
-    strongest: Tensor = attention[..., document].amax(dim=(0, 1))
-    return strongest
+    seen = keys[..., : queries.shape[-1]].repeat_interleave(queries.shape[0] // keys.shape[0], dim=0).float()
+    n = keys.shape[1]
+    future = torch.ones(n, n, dtype=torch.bool, device=keys.device).triu(1)
+    logits = queries.float() @ seen.transpose(1, 2) / math.sqrt(queries.shape[-1])
+    received: Tensor = logits.masked_fill(future, -torch.inf).softmax(-1).sum((0, 1))
+    return received / torch.arange(n, 0, -1, device=keys.device)
 
 
 def pad_after_head(lm: FrozenLM, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -207,8 +207,11 @@ class CMTModel:
         config = CMTConfig.load(folder)
         if ratio is not None:
             _check_settings(ratio, None, None)
+            if config.compressor == default_compressor(config.ratio):
+                config.compressor = default_compressor(ratio)
             config.ratio = ratio
-        source: str | PreTrainedModel = llm or (str(folder / "lm") if config.lm == "./lm" else config.lm)
+        copied = str(directory) if bundled(str(directory)) else str(folder / "lm")
+        source: str | PreTrainedModel = llm or (copied if config.lm == "./lm" else config.lm)
         made = cls.from_llm(
             source,
             tokenizer=tokenizer,

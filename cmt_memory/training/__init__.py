@@ -1,0 +1,1 @@
+"""Training: synthetic facts, and the recipe of the bundled LM."""

@@ -76,7 +76,7 @@ def test_an_empty_folder_is_an_error_that_makes_no_store(cmt, tmp_path):
 def test_settings_of_a_store_stay(cmt, store, notes):
     (notes / "new.md").write_text("New.")
     result = cmt("add", notes, "--store", store, "--ratio", "4", code=1)
-    assert "another model" in result.stderr
+    assert "ratio=1, and ratio=4 was given" in result.stderr
     assert len(ids(store)) == 4
 
 

@@ -251,7 +251,8 @@ class FactWorld:
     def _function_document(self, facts: int, asks: int) -> FactDocument:
         rng = self.rng
         several = min(facts, max(-(-facts // 5), rng.choice((1, 2, 2, 3, 4))))
-        texts, questions = [], []
+        texts: list[str] = []
+        questions: list[Question] = []
         for index in range(several):
             own = facts // several + (index < facts % several)
             while True:
