@@ -15,23 +15,23 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def five_lines() -> str:
+def five_lines() -> list[str]:
     [block] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    return block
+    return [line for line in block.splitlines() if line]
 
 
 def test_the_five_lines_run_with_a_model_at_hand(tmp_path, monkeypatch, capsys):
     tiny_lm("qwen3").save_pretrained(tmp_path / "lm")
     tokenizer("chat").save_pretrained(tmp_path / "lm")
     monkeypatch.chdir(tmp_path)
-    code = five_lines().replace("Qwen/Qwen3-0.6B", "lm")
-    assert len(code.strip().splitlines()) == 5
+    code = "\n".join(five_lines()).replace("Qwen/Qwen3-0.6B", "lm")
+    assert len(five_lines()) == 5
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
 def test_the_demo_shows_the_same_five_lines():
-    assert [re.sub(r"\s+#.*", "", line) for line in five_lines().strip().splitlines()] == OWN_LM.splitlines()
+    assert [re.sub(r"\s+#.*", "", line) for line in five_lines()] == OWN_LM.splitlines()
 
 
 def test_the_file_tree_is_true():
