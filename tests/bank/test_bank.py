@@ -219,7 +219,13 @@ def test_without_text_no_text_is_on_disk(tmp_path: Path):
     bank.close()
 
 
-def test_keep_text_is_settled_when_the_bank_is_made(bank: MemoryBank):
+def test_keep_text_is_settled_by_the_first_document(bank: MemoryBank):
+    bank.close()
+    bank = MemoryBank(bank.path, keep_text=False)
+    assert not bank.keep_text
+    bank.close()
+    bank = MemoryBank(bank.path)
+    bank.put([stored("a", "A text.")])
     bank.close()
     with pytest.raises(InvalidInputError, match="keeps texts"):
         MemoryBank(bank.path, keep_text=False)
