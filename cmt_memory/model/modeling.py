@@ -203,14 +203,15 @@ class CMTModel:
             InvalidInputError: the folder is not a CMT model, or a setting is out of range.
             FingerprintMismatchError: the LM found is not the one the checkpoint was made with.
         """
-        folder = bundled(str(directory)) or Path(directory)
+        own = bundled(str(directory))
+        folder = own or Path(directory)
         config = CMTConfig.load(folder)
         if ratio is not None:
             _check_settings(ratio, None, None)
             if config.compressor == default_compressor(config.ratio):
                 config.compressor = default_compressor(ratio)
             config.ratio = ratio
-        copied = str(directory) if bundled(str(directory)) else str(folder / "lm")
+        copied = str(directory) if own else str(folder / "lm")
         source: str | PreTrainedModel = llm or (copied if config.lm == "./lm" else config.lm)
         made = cls.from_llm(
             source,

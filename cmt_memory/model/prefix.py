@@ -16,10 +16,6 @@ from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.memory import Memory
 
 
-class PrefixTooLongError(InvalidInputError):
-    """Head, memory slots, question and answer exceed the LM's positions even when packed."""
-
-
 @dataclass(frozen=True, slots=True)
 class KVPrefix:
     """Keys and values in front of a question, for a batch of questions.
@@ -101,7 +97,7 @@ def assemble(
         reserve: positions that question and answer will need after the prefix.
 
     Raises:
-        PrefixTooLongError: head, slots and reserve do not fit into the LM's positions even when packed.
+        InvalidInputError: head, slots and reserve do not fit into the LM's positions even when packed.
     """
     head = lm.head(head_ids)
     n_head = head[0][0].shape[2]
@@ -111,7 +107,7 @@ def assemble(
     if packed:
         lengths = counts
     if _exceeds(lm, n_head + max(lengths) + reserve):
-        raise PrefixTooLongError(
+        raise InvalidInputError(
             f"{max(lengths)} positions of memory, {n_head} of the prompt's head and {reserve} for question and answer "
             f"exceed the LM's {lm.max_positions}; use fewer memories or a higher ratio."
         )
