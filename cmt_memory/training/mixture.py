@@ -7,16 +7,14 @@ import json
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from cmt_memory.training.facts import FactWorld, Question, pools
 from cmt_memory.training.facts.documents import Phrasings
 from cmt_memory.training.facts.pools import Split
-from cmt_memory.training.packing import TAIL, Batch, Episode
+from cmt_memory.training.packing import TAIL, Episode
 
 _KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
 _VALUES = (*_KEYS, pools.code, pools.password, pools.phone, pools.price, pools.clock, pools.date, pools.address)
@@ -183,8 +181,3 @@ def gates(documents: int, seed: str = "gate") -> dict[str, tuple[list[Episode], 
         result[name] = (episodes, kinds)
     result["unanswerable"] = (unknown, ["unanswerable"] * sum(len(e.questions) for e in unknown))
     return result
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch to a device."""
-    return Batch(**{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})

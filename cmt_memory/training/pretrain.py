@@ -10,22 +10,26 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cmt_memory.training import mixture
+from cmt_memory.training.initialisation import seed_copying
 from cmt_memory.training.packing import IGNORE, Batch, bucket, collate, encode
+from cmt_memory.training.team import Shared, views
 from cmt_memory.training.tokenizer import train_tokenizer
 
 
@@ -49,12 +53,12 @@ class PretrainConfig(_Strict):
     """A pretraining run.
 
     Learning rates fall linearly to a tenth over the last ``decay`` of the tokens. A step averages the gradients of
-    ``workers`` batches, each computed by a thread of its own on a CPU: on busy cores that loses less than one batch
-    whose every operation waits for the slower core.
+    ``workers`` batches, each computed by a process of its own on a CPU.
     """
 
     seed: int = 0
     model: ModelShape = ModelShape()
+    seed_copying: bool = False
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)
@@ -101,7 +105,7 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaF
 def losses(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean loss on answers, that on every fourth document token, and which answer tokens are right."""
     hidden = model.model(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
+        input_ids=batch.input_ids, position_ids=batch.position_ids, spans=batch.spans, use_cache=False
     )[0]
     at = batch.answers != IGNORE
     answer_logits = model.lm_head(hidden[at]).float()
@@ -131,44 +135,53 @@ class Pretraining:
     Args:
         config: The recipe.
         output: Folder of checkpoints, log and export.
+        shared: Memory shared with the run's first process, for the others.
+        rank: Which process this is.
     """
 
-    def __init__(self, config: PretrainConfig, output: Path) -> None:
-        self.config, self.output = config, output
+    def __init__(self, config: PretrainConfig, output: Path, shared: Shared | None = None, rank: int = 0) -> None:
+        self.config, self.output, self.rank = config, output, rank
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.squad = mixture.load_squad(config.squad)
         self.tokenizer = self._tokenizer()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.workers = config.workers if self.device.type == "cpu" else 1
         self.model = build_model(config.model, self.tokenizer)
+        if config.seed_copying:
+            seed_copying(self.model)
         torch.nn.Module.to(self.model, self.device)
-        if self.device.type == "cpu":
-            self.model.set_attn_implementation("packed")
-        matrices = [
-            p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
-        ]
+        self.model.set_attn_implementation("spans")
+        self.parameters = list(self.model.parameters())
+        self.optimizers = self._optimizers()
+        self.state: dict[str, Any] = {"step": 0, "tokens": 0, "wall_s": 0.0, "cpu_s": 0.0}
+        self.place: dict[str, int] = {"pool": 0, "offset": 0}
+        self._load()
+        size = sum(p.numel() for p in self.parameters)
+        self.shared = shared or Shared.allocate(size, self.workers, self.device)
+        for parameter, view in zip(self.parameters, views(self.shared.weights, self.parameters), strict=True):
+            if rank == 0:
+                view.copy_(parameter.data)
+            parameter.data = view
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Make the optimizers of the parameters that this process owns."""
+        config = self.config
+        named = list(self.model.named_parameters())
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         chosen = {id(p) for p in matrices}
-        rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.98))
-        ]
-        self.optimizers += [
+        optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
-                matrices[i :: config.workers],
+                matrices[self.rank :: self.workers],
                 lr=config.lr_matrices,
                 weight_decay=config.weight_decay,
                 adjust_lr_fn="match_rms_adamw",
             )
-            for i in range(config.workers)
         ]
-        self.parameters = list(self.model.parameters())
-        self.pool = ThreadPoolExecutor(config.workers if self.device.type == "cpu" else 1, initializer=self._own_thread)
-        self.state: dict[str, Any] = {"step": 0, "tokens": 0, "pool": 0, "offset": 0, "wall_s": 0.0, "cpu_s": 0.0}
-        self._load()
-
-    def _own_thread(self) -> None:
-        if self.device.type == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.config.workers))
+        if self.rank == self.workers - 1:
+            rest = [p for _, p in named if id(p) not in chosen]
+            optimizers.append(torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.98)))
+        return optimizers
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         folder = self.output / "tokenizer"
@@ -197,73 +210,108 @@ class Pretraining:
         return float(decay * min(1.0, (self.state["step"] + 1) / self.config.warmup_steps))
 
     def batches(self) -> Iterator[Batch]:
-        """Yield batches from where the run stands, the same ones after a resume."""
+        """Yield this process's batches from where the run stands, the same ones after a resume."""
         while True:
-            rng = random.Random(f"{self.config.seed}/{self.state['pool']}")
-            rows = encode(self.tokenizer, mixture.sample_episodes(rng, self._pool_stage(), 256, self.squad))
-            rows = [row for row in rows if len(row) <= self.config.batch_tokens]
+            rng = random.Random(f"{self.config.seed}/{self.rank}/{self.place['pool']}")
+            episodes = mixture.sample_episodes(rng, self._pool_stage(), 256, self.squad)
+            rows = [row for row in encode(self.tokenizer, episodes) if len(row) <= self.config.batch_tokens]
             groups = bucket(rows, self.config.batch_tokens)
-            rng.shuffle(groups)
-            while self.state["offset"] < len(groups):
-                group = groups[self.state["offset"]]
-                self.state["offset"] += 1
-                yield collate(group, self.tokenizer.pad_token_id)
-            self.state["pool"] += 1
-            self.state["offset"] = 0
-            self.state.pop("stage", None)
+            while self.place["offset"] < len(groups):
+                group = groups[self.place["offset"]]
+                self.place["offset"] += 1
+                yield collate(group)
+            self.place["pool"] += 1
+            self.place["offset"] = 0
+            self.place.pop("stage", None)
 
     def _pool_stage(self) -> mixture.Stage:
         """Return the stage a pool of episodes began in, which a resume must draw it from again."""
-        index: int = self.state.setdefault("stage", self.config.stages.index(self._stage()))
-        return self.config.stages[index]
+        return self.config.stages[self.place.setdefault("stage", self.config.stages.index(self._stage()))]
 
     def run(self, max_steps: int | None = None) -> None:
         """Train until the token budget is used, or for ``max_steps`` steps."""
+        helpers = [
+            torch.multiprocessing.get_context("spawn").Process(
+                target=_help, args=(self.config, self.output, self.shared, rank, max_steps), daemon=True
+            )
+            for rank in range(1, self.workers)
+        ]
+        for helper in helpers:
+            helper.start()
+        self.train(max_steps)
+        for helper in helpers:
+            helper.join()
+
+    def train(self, max_steps: int | None = None) -> None:
+        """Do this process's part of a run."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.workers))
+        try:
+            self._train(max_steps)
+        except BaseException:
+            if self.shared.barrier is not None:
+                self.shared.barrier.abort()
+            raise
+
+    def _train(self, max_steps: int | None) -> None:
         config, started, cpu = self.config, time.monotonic(), time.process_time()
         wall0, cpu0 = self.state["wall_s"], self.state["cpu_s"]
         window: list[tuple[float, float]] = []
         stop = None if max_steps is None else self.state["step"] + max_steps
         stream = self.batches()
         while self.state["tokens"] < self.budget and self.state["step"] != stop:
-            answer, text = self.step([next(stream) for _ in range(config.workers)])
-            window.append((answer, text))
+            window.append(self.step(next(stream)))
             self.state["wall_s"] = wall0 + time.monotonic() - started
-            self.state["cpu_s"] = cpu0 + time.process_time() - cpu
+            self.state["cpu_s"] = cpu0 + (time.process_time() - cpu) * self.workers
             step = self.state["step"]
             if step % config.log_every == 0:
                 self._log(
                     answer_loss=_mean(a for a, _ in window), text_loss=_mean(t for _, t in window), rate=self._rate()
                 )
                 window = []
-            if step % config.eval_every == 0:
+            if step % config.eval_every == 0 and self.rank == 0:
                 self._log(**self.evaluate())
             if step % config.checkpoint_every == 0:
                 self.save()
         self.save()
 
-    def step(self, batches: list[Batch]) -> tuple[float, float]:
-        """Take one optimiser step on the mean gradient of some batches.
+    def step(self, batch: Batch) -> tuple[float, float]:
+        """Take one optimiser step on the mean gradient of this process's batch and the others'.
 
         Returns:
-            Loss on answers and on text.
+            Mean loss on answers and on text.
         """
-        rate = self._rate()
+        shared, rate = self.shared, self._rate()
+        self.model.train()
+        answer, text, gradients = self._gradients(batch)
+        torch.cat([g.flatten() for g in gradients], out=shared.gradients[self.rank])
+        shared.figures[self.rank, :3] = torch.tensor([batch.input_ids.shape[1], answer, text], dtype=torch.float64)
+        shared.meet()
+        of_each = [views(gradient, self.parameters) for gradient in shared.gradients]
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        owned = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        for parameter in owned:
+            parts = [of_one[place[id(parameter)]] for of_one in of_each]
+            parameter.grad = sum(parts[1:], parts[0].clone()).div_(len(parts))
+        shared.figures[self.rank, 3] = sum(float(p.grad.square().sum()) for p in owned if p.grad is not None)
+        shared.meet()
+        figures = shared.figures.clone()
+        clip = min(1.0, 1.0 / (float(figures[:, 3].sum().sqrt()) + 1e-6))
+        for parameter in owned:
+            if parameter.grad is not None:
+                parameter.grad.mul_(clip)
         for optimizer in self.optimizers:
             base = self.config.lr_matrices if isinstance(optimizer, torch.optim.Muon) else self.config.lr_rest
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
-        self.model.train()
-        done = list(self.pool.map(self._gradients, batches))
-        for index, parameter in enumerate(self.parameters):
-            parameter.grad = sum((gradients[index] for _, _, gradients in done[1:]), done[0][2][index]).div_(len(done))
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        list(self.pool.map(lambda optimizer: optimizer.step(), self.optimizers))
+            optimizer.step()
         self.state["step"] += 1
-        self.state["tokens"] += sum(int((b.position_ids > 0).sum()) + b.input_ids.shape[0] for b in batches)
-        return _mean(answer for answer, _, _ in done), _mean(text for _, text, _ in done)
+        self.state["tokens"] += int(figures[:, 0].sum())
+        shared.meet()
+        return float(figures[:, 1].mean()), float(figures[:, 2].mean())
 
     def _gradients(self, batch: Batch) -> tuple[float, float, tuple[Tensor, ...]]:
-        batch = mixture.to_device(batch, self.device)
+        batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             answer, text, _ = losses(self.model, batch)
             total = answer + self._stage().text_loss * text
@@ -275,10 +323,7 @@ class Pretraining:
         scores: dict[str, Any] = {}
         for name, (episodes, kinds) in mixture.gates(self.config.eval_documents).items():
             rows = encode(self.tokenizer, episodes)
-            batches = [
-                mixture.to_device(collate(rows[i : i + 8], self.tokenizer.pad_token_id), self.device)
-                for i in range(0, len(rows), 8)
-            ]
+            batches = [collate(rows[i : i + 8]).to(self.device) for i in range(0, len(rows), 8)]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
                 right = exact_match(self.model, batches)
             scores[name] = round(sum(right) / len(right), 4)
@@ -290,42 +335,61 @@ class Pretraining:
         return {"eval": scores}
 
     def save(self) -> None:
-        """Write a checkpoint and a loadable bfloat16 model folder."""
-        folder = self.output / "checkpoint"
-        folder.mkdir(exist_ok=True)
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
-        for number, optimizer in enumerate(self.optimizers):
-            for index, values in optimizer.state_dict()["state"].items():
-                for key, value in values.items():
-                    tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
+        """Write a checkpoint, every process its own file, and a loadable bfloat16 model folder."""
+        folder, fresh, old = (self.output / name for name in ("checkpoint", "checkpoint.new", "checkpoint.old"))
+        fresh.mkdir(exist_ok=True)
+        tensors = {
+            f"{number}/{index}/{key}": torch.as_tensor(value)
+            for number, optimizer in enumerate(self.optimizers)
+            for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+        if self.rank == 0:
+            tensors |= {f"model/{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
         save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            folder / "new.safetensors",
-            {"state": json.dumps(self.state)},
+            {k: v.detach().cpu().clone() for k, v in tensors.items()},
+            fresh / f"{self.rank}.safetensors",
+            {"state": json.dumps(self.state), "place": json.dumps(self.place)},
         )
-        (folder / "new.safetensors").replace(folder / "state.safetensors")
-        export(self.model, self.tokenizer, self.output / "export")
+        self.shared.meet()
+        if self.rank == 0:
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            export(self.model, self.tokenizer, self.output / "export")
+        self.shared.meet()
 
     def _load(self) -> None:
-        path = self.output / "checkpoint" / "state.safetensors"
-        if not path.exists():
+        folder, old = self.output / "checkpoint", self.output / "checkpoint.old"
+        if self.rank == 0 and old.exists() and not folder.exists():
+            old.rename(folder)
+        if not folder.exists():
             return
-        from safetensors import safe_open
-
+        if len(list(folder.iterdir())) != self.workers:
+            raise ValueError(
+                f"{folder} was written by {len(list(folder.iterdir()))} processes and this run has {self.workers}: "
+                "set workers in the recipe to that number, or choose another --output."
+            )
+        path = folder / f"{self.rank}.safetensors"
         tensors = load_file(path, device=str(self.device))
         with safe_open(path, "pt") as file:
             self.state = json.loads(file.metadata()["state"])
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False)
+            self.place = json.loads(file.metadata()["place"])
+        if self.rank == 0:
+            self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False)
         for number, optimizer in enumerate(self.optimizers):
             saved = optimizer.state_dict()
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
-                if key.startswith(f"optimizer/{number}/"):
-                    _, _, index, name = key.split("/")
+                if key.startswith(f"{number}/"):
+                    _, index, name = key.split("/")
                     state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
     def _log(self, **values: Any) -> None:
+        if self.rank:
+            return
         facts = {
             k: round(v, 1) if isinstance(v, float) else v
             for k, v in self.state.items()
@@ -352,6 +416,14 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     )
     copy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _help(config: PretrainConfig, output: Path, shared: Shared, rank: int, max_steps: int | None) -> None:
+    """Be another process of a run until it ends or its first process stops."""
+    try:
+        Pretraining(config, output, shared, rank).train(max_steps)
+    except (KeyboardInterrupt, threading.BrokenBarrierError):
+        return
 
 
 def _mean(values: Any) -> float:

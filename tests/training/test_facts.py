@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from cmt_memory.training.facts import UNKNOWN, FactWorld, Question, sample_document, sample_documents
+from cmt_memory.training.facts import UNKNOWN, FactWorld, Question, composing, sample_document, sample_documents
 from cmt_memory.training.facts import phrasings as phrases
 from cmt_memory.training.facts.documents import ATTRIBUTES
 from cmt_memory.training.facts.pools import code, draw, in_split, surname
@@ -64,6 +64,31 @@ def test_heldout_phrasings_are_no_training_phrasings():
         for attribute in attributes:
             assert not set(attribute.says) & set(attribute.says_heldout)
             assert not set(attribute.asks) & set(attribute.asks_heldout)
+
+
+def test_phrasings_hold_their_fields_and_no_heldout_phrasing():
+    rng = random.Random(0)
+    own = [a for attributes in ATTRIBUTES.values() for a in attributes]
+    heldout = {h for a in own for h in (*a.says_heldout, *a.asks_heldout)}
+    heldout |= {*phrases.SAYS_HELDOUT, *phrases.ASKS_HELDOUT, *phrases.WHO_HELDOUT, *phrases.WHICH_HELDOUT}
+    frames = {f for a in own for f in (*a.says, *a.asks)}
+    for _ in range(2000):
+        home = rng.random() < 0.3
+        frame, question = composing.statement(rng, home), composing.question(rng, home)
+        backward = composing.backward_question(rng, person=rng.random() < 0.5)
+        assert "{v}" in frame
+        assert "{n}" in question
+        assert "{v}" in backward
+        frames |= {frame, question, backward}
+    for frame in frames:
+        assert "{phrase}" not in frame
+        assert not [h for h in heldout if h.rstrip(".?") in frame], frame
+
+
+def test_composed_phrasings_hardly_repeat():
+    rng = random.Random(1)
+    assert len({composing.statement(rng) for _ in range(2000)}) > 1500
+    assert len({composing.question(rng) for _ in range(2000)}) > 1500
 
 
 def test_every_attribute_has_many_phrasings():

@@ -4,9 +4,10 @@ import random
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cmt_memory.training import mixture
+from cmt_memory.training.initialisation import seed_copying
 from cmt_memory.training.packing import TAIL, Episode, collate, encode
 from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
 from cmt_memory.training.tokenizer import train_tokenizer
@@ -32,10 +33,12 @@ def logged(folder):
     return [json.loads(line)["answer_loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_resume_gives_the_same_losses(tmp_path):
-    Pretraining(CONFIG, tmp_path / "whole").run(max_steps=6)
-    Pretraining(CONFIG, tmp_path / "halves").run(max_steps=3)
-    Pretraining(CONFIG, tmp_path / "halves").run(max_steps=3)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resume_gives_the_same_losses(tmp_path, workers):
+    config = CONFIG.model_copy(update={"workers": workers})
+    Pretraining(config, tmp_path / "whole").run(max_steps=6)
+    Pretraining(config, tmp_path / "halves").run(max_steps=3)
+    Pretraining(config, tmp_path / "halves").run(max_steps=3)
     assert logged(tmp_path / "halves") == pytest.approx(logged(tmp_path / "whole"), abs=2e-4)
     assert len(logged(tmp_path / "halves")) == 6
 
@@ -56,16 +59,18 @@ def test_packed_questions_equal_single_prompts(tmp_path):
     run.model.eval()
     questions = (("What is the code?", "4471"), ("Who lives in Porto?", "Alice"), ("Where?", "Porto"))
     documents = ("Alice lives in Porto.", "The code is 4471.")
-    packed = collate(encode(run.tokenizer, [Episode(documents, questions)]), 0)
-    logits = run.model(input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=packed.mask).logits
+    packed = collate(
+        encode(run.tokenizer, [Episode(("Bob is here.",), (("Who is here?", "Bob"),)), Episode(documents, questions)])
+    )
+    logits = run.model(input_ids=packed.input_ids, position_ids=packed.position_ids, spans=packed.spans).logits
     run.model.set_attn_implementation("sdpa")
     for number, question in enumerate(questions):
         (row,) = encode(run.tokenizer, [Episode(documents, (question,))])
         prompt, answer = row.questions[0]
         alone = run.model(input_ids=torch.tensor([row.prefix + prompt + answer])).logits[0, -len(answer) - 1 : -1]
-        together = logits[0][packed.owner[0] == number]
+        together = logits[0][packed.owner[0] == number + 1]
         assert torch.allclose(alone, together, atol=1e-5)
-        assert packed.answers[0][packed.owner[0] == number].tolist() == answer
+        assert packed.answers[0][packed.owner[0] == number + 1].tolist() == answer
 
 
 def test_prompt_is_segments_joined(tokenizer):
@@ -80,7 +85,7 @@ def test_prompt_is_segments_joined(tokenizer):
 
 def test_exact_match_counts_whole_answers(tmp_path):
     run = Pretraining(CONFIG, tmp_path)
-    batch = collate(encode(run.tokenizer, [Episode((), (("Who?", "Bob"), ("What?", "x")))]), 0)
+    batch = collate(encode(run.tokenizer, [Episode((), (("Who?", "Bob"), ("What?", "x")))]))
     assert exact_match(run.model, [batch]) == [False, False]
     assert all(torch.isfinite(value) for value in losses(run.model, batch)[:2])
 
@@ -156,3 +161,39 @@ def test_squad_is_read_without_the_last_tenth_of_its_articles(tmp_path):
     assert mixture.load_squad(str(path)) == (("A b.", (("Who?", "A"),)),) * 9
     assert mixture.load_squad(str(tmp_path / "none.json")) == ()
     assert mixture.load_squad(None) == ()
+
+
+def test_seeded_copying_repeats_what_it_has_seen():
+    """Before any training, the second half of a repeated random text is predicted from the first."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=256,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.randint(0, 500, (4, 60)).repeat(1, 2)
+
+    def right():
+        predicted = model(ids).logits[:, 61:-1].argmax(-1)
+        return float((predicted == ids[:, 62:]).float().mean())
+
+    assert right() < 0.05
+    seed_copying(model)
+    assert right() > 0.8
+
+
+def test_a_model_too_small_to_copy_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 KV heads"):
+        Pretraining(CONFIG.model_copy(update={"seed_copying": True}), tmp_path)
+
+
+def test_another_number_of_workers_is_refused(tmp_path):
+    Pretraining(CONFIG, tmp_path).run(max_steps=1)
+    with pytest.raises(ValueError, match="set workers"):
+        Pretraining(CONFIG.model_copy(update={"workers": 2}), tmp_path)

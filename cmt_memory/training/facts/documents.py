@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cmt_memory.training.facts import functions, home, people, phrasings, pools, things
+from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things
 from cmt_memory.training.facts.phrasings import Attribute
 from cmt_memory.training.facts.rendering import Entity, EntityKind, Fact, capitalise, fill, fixed, render
 
@@ -102,6 +102,8 @@ class FactWorld:
         noun = self._noun(attribute)
         asks = phrasings.ASKS if self.phrasings == "train" else phrasings.ASKS_HELDOUT
         ask = self.rng.choice(attribute.asks if entity.kind == "home" else asks)
+        if self.phrasings == "train":
+            ask = self._compose(ask, general=True, backward=False, noun=noun, entity=entity)
         return Question(self._style_question(fill(ask, entity, entity.full, noun, "")), UNKNOWN, "unanswerable")
 
     def _kind(self) -> EntityKind:
@@ -236,9 +238,22 @@ class FactWorld:
             special = attribute.asks
             backward = False
         ask = rng.choice(general if use_general else special)
+        if not heldout:
+            ask = self._compose(ask, use_general, backward, noun, entity)
         short = entity.kind == "person" and entity.short != entity.full and rng.random() < 0.12
         text = fill(ask, entity, entity.short if short else entity.full, noun, fact.value)
         return Question(self._style_question(text), entity.bare if backward else fact.value, attribute.kind)
+
+    def _compose(self, ask: str, general: bool, backward: bool, noun: str, entity: Entity) -> str:
+        """Replace a training question by one made of parts, or wrap it in an opener or a closer."""
+        rng, home, roll = self.rng, entity.kind == "home", self.rng.random()
+        if roll < 0.04 and noun:
+            return composing.scatter(rng, ("{n}", "{v}") if backward else ("{p} {n}",), "?")
+        if roll < (0.52 if general else 0.2) and noun:
+            if backward:
+                return composing.backward_question(rng, entity.kind == "person")
+            return composing.question(rng, home)
+        return composing.wrap_question(rng, ask) if roll < (0.62 if general else 0.4) else ask
 
     def _style_question(self, text: str) -> str:
         roll = self.rng.random()

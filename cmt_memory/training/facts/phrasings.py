@@ -52,7 +52,7 @@ SAYS_HELDOUT = (
     "on file for {o} there is the {n} {v}.",
     "{p} {n} turned out to be {v}.",
     "it is {v} that we use as {p} {n}.",
-    "{o} can be found with the {n} {v}.",
+    "{s} can be found with the {n} {v}.",
     "they told us that {v} is the {n} for {o}.",
     "regarding {p} {n}, we wrote down {v}.",
 )

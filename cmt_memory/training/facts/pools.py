@@ -56,12 +56,16 @@ JOBS = (
 ).split("|")
 COLOURS = (
     "red blue green yellow orange purple pink brown black white grey silver gold turquoise beige navy maroon "
-    "violet teal cream olive crimson amber lilac"
+    "violet teal cream olive crimson amber lilac tan bronze scarlet indigo mint peach khaki ivory lavender mustard"
 ).split()
 FOODS = (
     "pizza|lasagne|sushi|ramen|falafel|paella|pancakes|dumplings|goulash|risotto|tacos|curry|apple pie|"
     "fish soup|lentil soup|fried rice|mushroom stew|cheesecake|potato salad|spinach pie|noodles|gnocchi|"
-    "moussaka|chocolate cake|roast chicken|pea soup|grilled salmon|carrot cake|bean stew|onion soup"
+    "moussaka|chocolate cake|roast chicken|pea soup|grilled salmon|carrot cake|bean stew|onion soup|"
+    "spaghetti|fried eggs|meatballs|fish and chips|pumpkin soup|chicken curry|tomato soup|beef stew|burritos|"
+    "hummus|waffles|ravioli|"
+    "baked potatoes|vegetable soup|omelettes|porridge|schnitzel|"
+    "ice cream|strawberry cake|macaroni and cheese|kebab|quiche"
 ).split("|")
 DRINKS = (
     "green tea|black coffee|espresso|orange juice|lemonade|mint tea|hot chocolate|apple juice|ginger beer|"
@@ -82,7 +86,12 @@ LANGUAGES = (
     "Greek Turkish Arabic Hebrew Hindi Urdu Tamil Korean Japanese Mandarin Vietnamese Swahili Russian "
     "Ukrainian Romanian"
 ).split()
-ANIMALS = ("dog|cat|parrot|rabbit|hamster|horse|turtle|goldfish|pony|canary|ferret|guinea pig").split("|")
+ANIMALS = (
+    "dog|cat|parrot|rabbit|hamster|horse|turtle|goldfish|pony|canary|ferret|guinea pig|gecko|"
+    "tortoise|budgie|snake|lizard|mouse|donkey|goat|"
+    "sheep|duck|chicken|puppy|kitten|"
+    "chinchilla|frog|cockatoo|iguana|poodle|terrier|beagle|spider|hedgehog|goose|pig|llama|rat"
+).split("|")
 THINGS = (
     "lamp desk chair kettle backpack bicycle camera printer toaster blanket mug scooter tent helmet jacket "
     "notebook speaker monitor keyboard router drill ladder sofa mirror clock heater blender vase shelf "
@@ -186,7 +195,7 @@ def open_choice(pool: Sequence[str], ends: Sequence[str]) -> Maker:
     """Return a maker that draws from a list or makes a word up, so that an answer cannot be guessed from the list."""
 
     def make(rng: random.Random) -> str:
-        return rng.choice(pool) if rng.random() < 0.5 else word(rng, 1, 3) + rng.choice(ends)
+        return rng.choice(pool) if rng.random() < 0.75 else word(rng, 1, 3) + rng.choice(ends)
 
     return make
 

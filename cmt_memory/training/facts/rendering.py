@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cmt_memory.training.facts import phrasings
+from cmt_memory.training.facts import composing, phrasings
 from cmt_memory.training.facts.phrasings import Attribute
 
 EntityKind = Literal["person", "place", "device", "event", "goods", "home"]
@@ -63,9 +63,18 @@ def _say(rng: random.Random, fact: Fact, mention: str, heldout: bool) -> str:
     """State a fact as a sentence; a lower-case value never opens it."""
     general = phrasings.SAYS_HELDOUT if heldout else phrasings.SAYS
     special = fact.attribute.says_heldout if heldout else fact.attribute.says
+    home = fact.entity.kind == "home"
     while True:
-        use_general = bool(fact.noun) and (not special or rng.random() < 0.45) and fact.entity.kind != "home"
-        says = rng.choice(general if use_general else special or fact.attribute.says)
+        use_general = bool(fact.noun) and (not special or rng.random() < 0.45) and not home
+        roll = 1.0 if heldout else rng.random()
+        if roll < 0.04 and fact.noun:
+            says = composing.scatter(rng, ("{p} {n}", "{v}"), ".")
+        elif roll < (0.52 if use_general else 0.2) and fact.noun:
+            says = composing.statement(rng, home)
+        else:
+            says = rng.choice(general if use_general else special or fact.attribute.says)
+            if not use_general and roll < 0.35:
+                says = composing.wrap_statement(rng, says)
         if not (says.startswith("{v}") and fact.value[0].islower()):
             return fill(says, fact.entity, mention, fact.noun, fact.value)
 

@@ -1,0 +1,83 @@
+"""Initial weights that already copy: heads that look back, and heads that match what those found.
+
+Forming such a pair takes a small model most of a short training run (induction heads, arXiv 2209.11895), and
+reading out a value waits for it. The weights are ordinary initial values, free to change from the first step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+CONSTANT = 0.3
+"""Initial value of embedding dimension 0, the same for every token: what a head scores positions by."""
+SLOW = 0.006
+"""Rotary frequencies below this, in radians a token, hardly turn over a document: contents are compared on them."""
+
+
+@torch.no_grad()
+def seed_copying(model: LlamaForCausalLM) -> None:
+    """Write two look-back heads into layer 0 and two matching heads into layer 1 of a freshly initialised Llama.
+
+    The heads of layer 0 find the token one and two positions earlier by their rotary phases alone and write a
+    projection of it where no embedding reaches. One head of layer 1 looks for places that follow the current token,
+    another for those that follow the last two; both write what stands there.
+
+    Raises:
+        ValueError: If the model has fewer than two layers, two KV heads or two query heads for each, or is too narrow.
+    """
+    config = model.config
+    attentions = [layer.self_attn for layer in model.model.layers]
+    width, size = config.hidden_size, attentions[0].head_dim
+    heads = config.num_attention_heads
+    groups = heads // attentions[0].num_key_value_groups
+    free, per_group = 1 + 2 * size, heads // groups
+    if len(attentions) < 2 or groups < 2 or per_group < 2 or width - free < size:
+        raise ValueError("seed_copying needs 2 layers, 2 KV heads, 2 query heads for each and a width of 4 heads.")
+    frequencies = model.model.rotary_emb.inv_freq.float().cpu()
+    slow = torch.nonzero(frequencies < SLOW).flatten()
+    slow = torch.cat((slow, slow + size // 2))
+    compared = len(slow)
+    embedding = model.model.embed_tokens.weight
+    embedding[:, :free] = 0
+    embedding[:, 0] = CONSTANT
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    read = torch.zeros(size, width)
+    read[:, free:] = torch.linalg.qr(torch.randn(width - free, size)).Q.T
+    found = [torch.zeros(size, width) for _ in range(2)]
+    for back, buffer in enumerate(found):
+        buffer[:, 1 + back * size : 1 + (back + 1) * size] = torch.eye(size)
+
+    first, second = attentions[:2]
+    first.k_proj.weight[:size] = 0
+    first.k_proj.weight[: size // 4, 0] = 0.6
+    first.v_proj.weight[:size] = read
+    for back, buffer in enumerate(found):
+        angles = -(back + 1) * frequencies
+        query = _rows(first.q_proj.weight, back, size)
+        query.zero_()
+        query[:, 0] = 0.6 * torch.cat((angles.cos(), angles.sin()))
+        first.o_proj.weight[:, back * size : (back + 1) * size] = 0.05 * buffer.T
+
+    half = compared // 2
+    for group, (asked, kept) in enumerate(
+        (
+            (read[:compared], found[0][:compared]),
+            (torch.cat((read[:half], found[0][:half])), torch.cat((found[0][:half], found[1][:half]))),
+        )
+    ):
+        head = group * per_group
+        query, key = _rows(second.q_proj.weight, head, size), _rows(second.k_proj.weight, group, size)
+        query.zero_()
+        key.zero_()
+        query[slow[: len(asked)]] = 3.0 * asked
+        key[slow[: len(kept)]] = 3.0 * kept
+        _rows(second.v_proj.weight, group, size).copy_(read)
+        second.o_proj.weight[:, head * size : (head + 1) * size] = 0.2 * read.T
+
+
+def _rows(weight: Tensor, head: int, size: int) -> Tensor:
+    return weight[head * size : (head + 1) * size]
