@@ -18,6 +18,7 @@ from cmt_memory.retrieval.encoders import Encoder
 
 COMMIT_TOKENS = 8_192
 _FREE_DISK_FACTOR = 2
+_WAITING_AT_ONCE = 16
 
 OnProgress = Callable[[list[str]], None]
 
@@ -32,6 +33,7 @@ class Ingestion:
         passage_tokens: the longest passage, in the LM's tokens; at most half of the LM's positions are used.
         passage_overlap: tokens that neighbouring passages share.
         slot_dtype: how slots are kept; lossless memories always keep the LM's own dtype.
+        lazy: leave new passages without a memory, for `compress_waiting`.
         commit_tokens: documents are committed together until they have this many tokens.
     """
 
@@ -44,11 +46,13 @@ class Ingestion:
         passage_tokens: int,
         passage_overlap: int,
         slot_dtype: SlotDtype,
+        lazy: bool = False,
         commit_tokens: int = COMMIT_TOKENS,
     ) -> None:
         if slot_dtype not in ("int8", "float16", "native"):
             raise InvalidInputError(f"slot_dtype must be int8, float16 or native, not {slot_dtype!r}.")
         self.slot_dtype: Literal["int8", "float16", "native"] = "native" if model.is_exact else slot_dtype
+        self.lazy = lazy
         self.commit_tokens = commit_tokens
         self._bank, self._model, self._encoder = bank, model, encoder
         split_passages("", model.lm.tokenizer, passage_tokens, passage_overlap)
@@ -56,7 +60,14 @@ class Ingestion:
         self.passage_tokens = min(passage_tokens, most)
         self.passage_overlap = passage_overlap if passage_tokens <= most else min(passage_overlap, most // 8)
 
-    def add(self, documents: Sequence[Document], *, show_progress: bool, on_progress: OnProgress | None) -> None:
+    def add(
+        self,
+        documents: Sequence[Document],
+        *,
+        expires: float | None,
+        show_progress: bool,
+        on_progress: OnProgress | None,
+    ) -> None:
         """Keep documents with ids; see `CMTMemoryStore.add_documents`."""
         kept: list[Document] = []
         renamed: list[Document] = []
@@ -68,13 +79,18 @@ class Ingestion:
                 (kept if change == "same" else renamed).append(document)
         self._check_disk(sum(passage.n_tokens for _, passages in todo for passage in passages))
         for document in renamed:
-            self._bank.set_metadata(str(document.id), document.metadata)
+            self._bank.set_metadata(str(document.id), document.metadata, expires)
+        if kept and (expires is not None or self._bank.has_expiry()):
+            self._bank.set_expiry([str(document.id) for document in kept], expires)
+        if not self.lazy:
+            known = [str(document.id) for document in kept + renamed]
+            self.compress_waiting(self._bank.uncompressed_in(known), show_progress=show_progress, on_progress=None)
         if on_progress is not None and (kept or renamed):
             on_progress([str(document.id) for document in kept + renamed])
         total = sum(passage.n_tokens for _, passages in todo for passage in passages)
         with Progress("Compressing", total, unit="tokens", show=show_progress) as bar:
             for batch in self._commits(todo):
-                self._bank.put(self._compress(batch))
+                self._bank.put(self._prepare(batch, expires))
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
                 if on_progress is not None:
                     on_progress([str(document.id) for document, _ in batch])
@@ -98,15 +114,44 @@ class Ingestion:
         if batch:
             yield batch
 
-    def _compress(self, batch: Sequence[tuple[Document, list[StoredPassage]]]) -> list[StoredDocument]:
+    def _prepare(
+        self, batch: Sequence[tuple[Document, list[StoredPassage]]], expires: float | None
+    ) -> list[StoredDocument]:
         texts = [document.text[passage.start : passage.end] for document, passages in batch for passage in passages]
         flat = [passage for _, passages in batch for passage in passages]
-        for passage, memory in zip(flat, self._model.compress(texts), strict=True):
-            passage.payload = encode_memory(memory.slots, memory.positions, memory.n_tokens, self.slot_dtype)
+        if not self.lazy:
+            for passage, payload in zip(flat, self.encode(texts), strict=True):
+                passage.payload = payload
         if self._encoder is not None:
             for passage, vector in zip(flat, self._encoder.encode_documents(texts), strict=True):
                 passage.vector = vector
-        return [StoredDocument(str(d.id), d.text, d.metadata, passages) for d, passages in batch]
+        return [StoredDocument(str(d.id), d.text, d.metadata, passages, expires) for d, passages in batch]
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """The memories of passages, as the bank keeps them."""
+        return [
+            encode_memory(memory.slots, memory.positions, memory.n_tokens, self.slot_dtype)
+            for memory in self._model.compress(texts)
+        ]
+
+    def compress_waiting(self, keys: Sequence[int], *, show_progress: bool, on_progress: OnProgress | None) -> None:
+        """Make the memories of passages that have none, by key, a commit at a time.
+
+        Args:
+            keys: passages; those that are gone meanwhile are passed over.
+            show_progress: draw a progress bar.
+            on_progress: called after each commit with the ids of its documents.
+        """
+        with Progress("Compressing", len(keys), unit="passages", show=show_progress) as bar:
+            for start in range(0, len(keys), _WAITING_AT_ONCE):
+                some = keys[start : start + _WAITING_AT_ONCE]
+                rows = self._bank.passages(some)
+                if rows:
+                    texts = [row.text for row in rows.values()]
+                    self._bank.set_payloads(list(zip(rows, self.encode(texts), strict=True)))
+                bar.advance(len(some))
+                if on_progress is not None:
+                    on_progress(list(dict.fromkeys(row.document for row in rows.values())))
 
     def free_bytes(self) -> int:
         """Room on the bank's disk."""

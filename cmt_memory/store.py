@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import math
 import os
 import threading
 import time
@@ -12,26 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
 from cmt_memory.ingestion import Ingestion, OnProgress
-from cmt_memory.model.config import CMTConfig
-from cmt_memory.model.loading import bundled
-from cmt_memory.model.memory import Memory
+from cmt_memory.memories import Memories
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.retrieval.encoders import NO_ENCODER, Encoder, resolve_encoder
+from cmt_memory.opening import load_model, settle_encoder, settle_model
 from cmt_memory.retrieval.selector import HybridSelector, check_k
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,6 +51,9 @@ class CMTMemoryStore:
         passage_overlap: tokens that neighbouring passages share.
         slot_dtype: `"int8"`, `"float16"` or `"native"`; lossless memories (ratio 1, `latent="full"`) are always kept
             in the LM's own dtype.
+        lazy: keep new documents searchable at once but uncompressed, until they are first used for an answer or
+            `compress_pending` is called; answers are the same. Needs `keep_text`.
+        clock: what tells the time for `ttl`, in seconds since 1970.
 
     Raises:
         StoreLockedError: another process has the store open for writing.
@@ -85,29 +80,41 @@ class CMTMemoryStore:
         passage_tokens: int = 512,
         passage_overlap: int = 64,
         slot_dtype: Literal["int8", "float16", "native"] = "int8",
+        lazy: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not str(path):
             raise InvalidInputError(f"path must name the store's folder, not {path!r}.")
         self.path = Path(path)
+        self._clock = clock
         self._add_lock = threading.Lock()
         given = model if isinstance(model, CMTModel) else load_model(model)
-        self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client)
+        self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client, clock=clock)
         try:
-            self.model = self._settle_model(given)
-            self.encoder = self._settle_encoder(encoder)
-            self._ingestion = Ingestion(
-                self.bank,
-                self.model,
-                self.encoder,
-                passage_tokens=passage_tokens,
-                passage_overlap=passage_overlap,
-                slot_dtype=slot_dtype,
-            )
+            self.model = settle_model(self.bank, given)
+            self.encoder = settle_encoder(self.bank, encoder)
+            self._settings: dict[str, Any] = {
+                "passage_tokens": passage_tokens,
+                "passage_overlap": passage_overlap,
+                "slot_dtype": slot_dtype,
+                "lazy": lazy,
+            }
+            self._use(self.model)
             self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
-            self.generator = CMTGenerator(self.model, source=self)
+            if lazy and not self.bank.keep_text:
+                raise InvalidInputError(
+                    "lazy=True compresses from the kept text, so it does not go with keep_text=False."
+                )
         except BaseException:
             self.bank.close()
             raise
+
+    def _use(self, model: CMTModel) -> None:
+        """Compress and answer with a model from now on."""
+        self._ingestion = Ingestion(self.bank, model, self.encoder, **self._settings)
+        self.memories = Memories(self.bank, self._ingestion)
+        self.generator = CMTGenerator(model, source=self.memories)
+        self.model = model
 
     # -- documents ---------------------------------------------------------------------------------------------
 
@@ -119,6 +126,7 @@ class CMTMemoryStore:
         ids: Sequence[str | None] | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
+        ttl: float | None = None,
     ) -> list[str]:
         """Compress documents and keep them; what is there already costs no LM pass.
 
@@ -132,6 +140,9 @@ class CMTMemoryStore:
             ids: ids for each document, in place of its own.
             show_progress: draw a progress bar.
             on_progress: called with the ids of each commit.
+            ttl: seconds after which these documents are gone, counted from now; they are not found from then on, and
+                the next write, opening or `compact` removes them from the disk. Adding a document again sets it
+                anew; None keeps it until it is deleted.
 
         Returns:
             One id a document, in order.
@@ -141,9 +152,64 @@ class CMTMemoryStore:
                 the disk has no room; nothing was changed.
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
+        expires = self._expires(ttl)
         with self._add_lock:
-            self._ingestion.add(coerced.documents, show_progress=show_progress, on_progress=on_progress)
+            self._ingestion.add(
+                coerced.documents, expires=expires, show_progress=show_progress, on_progress=on_progress
+            )
         return coerced.ids
+
+    def update(
+        self,
+        id: str,
+        *,
+        text: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        ttl: float | Literal["keep"] | None = "keep",
+    ) -> None:
+        """Change a document; what is not given stays as it is. Only another text costs an LM pass.
+
+        Args:
+            id: the document.
+            text: in place of its text.
+            metadata: in place of all its metadata.
+            ttl: seconds after which it is gone, counted from now; None to keep it until it is deleted.
+
+        Raises:
+            InvalidInputError: the id is unknown, or a value cannot be used; nothing was changed.
+        """
+        found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
+        if found is None:
+            raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
+        expires = found.expires if ttl == "keep" else self._expires(ttl)
+        given = {"text": "-" if text is None else text, "metadata": found.metadata if metadata is None else metadata}
+        [document] = coerce_documents([given], ids=[id]).documents
+        with self._add_lock:
+            if text is not None:
+                self._ingestion.add([document], expires=expires, show_progress=False, on_progress=None)
+            elif metadata is not None:
+                self.bank.set_metadata(id, document.metadata, expires)
+            elif ttl != "keep":
+                self.bank.set_expiry([id], expires)
+
+    def compress_pending(self, *, show_progress: bool = False, on_progress: OnProgress | None = None) -> None:
+        """Compress what `lazy=True` left waiting; questions and changes may go on beside it.
+
+        An interrupted call keeps what was committed: call again to go on.
+
+        Args:
+            show_progress: draw a progress bar.
+            on_progress: called after each commit with the ids of documents that it made memories for.
+        """
+        waiting = self.bank.uncompressed()
+        self._ingestion.compress_waiting(waiting, show_progress=show_progress, on_progress=on_progress)
+
+    def _expires(self, ttl: float | None) -> float | None:
+        if ttl is None:
+            return None
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
+            raise InvalidInputError(f"ttl is {ttl!r}; expected a number of seconds above 0, or None.")
+        return self._clock() + ttl
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:
         """Documents by id, in the order asked for; unknown ids are left out."""
@@ -315,14 +381,6 @@ class CMTMemoryStore:
             for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
         ]
 
-    def memory_keys(self, passages: Sequence[str]) -> list[str]:
-        """Content digests of memories, for the generator's cache of prefixes."""
-        return self.bank.payload_digests(passages)
-
-    def load_memories(self, passages: Sequence[str]) -> list[Memory]:
-        """Memories of passages by id, for the generator."""
-        return self.bank.payloads(passages)
-
     # -- the store itself --------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
@@ -347,73 +405,6 @@ class CMTMemoryStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # -- opening -----------------------------------------------------------------------------------------------
-
-    def _settle_model(self, model: CMTModel) -> CMTModel:
-        """The model as this store's memories need it; a new store remembers the model's settings."""
-        stored = self.bank.meta("model")
-        if stored is None or (not self.bank.read_only and not len(self.bank)):
-            if not self.bank.read_only:
-                self.bank.set_asset("model", tensors_to_bytes(model.state()))
-                self.bank.set_meta("model", model.saved_config().model_dump())
-            return model
-        config = CMTConfig.model_validate(stored)
-        explicit = {name: getattr(model.config, name) for name in model.explicit}
-        for setting, value in explicit.items():
-            if getattr(config, setting) != value:
-                raise FingerprintMismatchError(
-                    f"The store at {self.path} keeps memories of {setting}={getattr(config, setting)}, and "
-                    f"{setting}={value} was given: leave it out, or make a new store in another folder."
-                )
-        settled = model.with_state(config, tensors_from_bytes(self.bank.asset("model") or b""))
-        if settled.fingerprint != config.fingerprint:
-            ours, theirs = (
-                {part: value[:24] for part, value in found.items()}
-                for found in (config.fingerprint, settled.fingerprint)
-            )
-            differing = [part for part in ours if config.fingerprint[part] != settled.fingerprint.get(part)]
-            raise FingerprintMismatchError(
-                f"The store at {self.path} was made with another model ({config.lm or 'an LM without a name'}): "
-                f"{', '.join(differing)} differ. Open it with that model, or add its documents to a new store.\n"
-                f"  store: {json.dumps(ours)}\n  given: {json.dumps(theirs)}"
-            )
-        if len(self.bank):
-            settled.hold()
-        return settled
-
-    def _settle_encoder(self, encoder: Any) -> Encoder | None:
-        """The encoder to search with; another one than the store's gives every passage a new vector."""
-        stored = self.bank.encoder
-        resolved = resolve_encoder(encoder, stored_id=stored["id"] if stored else None)
-        if resolved is None:
-            if stored is None and not self.bank.read_only:
-                self.bank.set_meta("encoder", {"id": NO_ENCODER, "dimension": 0})
-            elif stored is not None and stored["id"] != NO_ENCODER and not self.bank.read_only:
-                raise InvalidInputError(
-                    f"The store at {self.path} is searched by {stored['id']}; with encoder=None new documents would "
-                    'have no vector. To search by words alone, pass channels=("bm25",).'
-                )
-            return None
-        if not self.bank.read_only:
-            if stored is not None and stored["id"] != resolved.id and len(self.bank):
-                logger.warning("%s: encoding its passages anew by %s", self.path, resolved.id)
-            self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
-        elif stored is not None and stored["id"] != resolved.id:
-            raise InvalidInputError(
-                f"The store at {self.path} was made with the encoder {stored['id']}, and read_only cannot encode it "
-                f"anew by {resolved.id}."
-            )
-        return resolved
-
-
-def load_model(name: str) -> CMTModel:
-    """A model by name: bundled (`"cmt-tiny"`), a folder that `save_pretrained` wrote, or any LM's id or folder."""
-    if not isinstance(name, str | os.PathLike):
-        raise InvalidInputError(f"model must be a CMTModel, a name or a folder, not {type(name).__name__}.")
-    if bundled(str(name)) or (Path(name) / "cmt.safetensors").exists():
-        return CMTModel.from_pretrained(name)
-    return CMTModel.from_llm(name)
 
 
 def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmt_memory.bank.exact import ExactSearch, cosine
-from cmt_memory.bank.filters import Condition, holds, to_chroma
 from cmt_memory.bank.index import VectorIndex
-from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
-from cmt_memory.bank.queries import Queries, chunks
-from cmt_memory.bank.records import DocumentInfo, PassageRow, StoredDocument, Vector
+from cmt_memory.bank.queries import chunks
+from cmt_memory.bank.reading import BankReader
+from cmt_memory.bank.records import StoredDocument, Vector
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.documents import Document, metadata_json
-from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from cmt_memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-    from cmt_memory.model.memory import Memory
 
-Change = Literal["new", "same", "metadata", "text"]
-
-_OVERFETCH = 4
-
-
-class MemoryBank:
+class MemoryBank(BankReader):
     """Documents, passages, vectors and memories in a folder.
 
     Every change is in the ledger before the index hears of it, and opening puts right what an interrupted
@@ -46,6 +38,7 @@ class MemoryBank:
             is made.
         client: A Chroma client that holds the index in place of ``path/chroma``, so that several processes of
             one machine can write.
+        clock: What tells the time, in seconds since 1970, for documents that expire.
 
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
@@ -61,30 +54,30 @@ class MemoryBank:
         read_only: bool = False,
         keep_text: bool = True,
         client: ClientAPI | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path)
+        folder = Path(path)
         self.read_only = read_only
-        self._index: SyncedIndex | None = None
         with ExitStack() as opened:
             if not read_only:
                 try:
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    lock = FolderLock(self.path / "lock", shared=client is not None)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    lock = FolderLock(folder / "lock", shared=client is not None)
                 except OSError as error:
                     raise InvalidInputError(
-                        f"{self.path} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
+                        f"{folder} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
                     ) from error
                 opened.callback(lock.release)
-            self._ledger = Ledger(self.path, read_only=read_only)
-            opened.callback(self._ledger.database.close)
-            self._queries = Queries(self._ledger.database)
-            self._exact = ExactSearch(self._queries)
+            ledger = Ledger(folder, read_only=read_only, clock=clock)
+            opened.callback(ledger.database.close)
+            super().__init__(folder, ledger)
             self.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
-                index = VectorIndex(self.path / "chroma", self._collection_name(), client)
+                index = VectorIndex(folder / "chroma", self._collection_name(), client)
                 opened.callback(index.close)
                 self._index = SyncedIndex(self._ledger, self._queries, index, lock)
                 self._index.repair()
+                self._remove_expired()
             self._opened = opened.pop_all()
 
     # -- changes --------------------------------------------------------------------------------------------
@@ -102,15 +95,30 @@ class MemoryBank:
         self._ledger.put(documents, keep_text=self.keep_text)
         self._sync()
 
-    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+    def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires = "keep") -> None:
         """Replace a document's metadata; its memories stay as they are.
+
+        Args:
+            id: The document.
+            metadata: In place of all it had.
+            expires: When it expires, in seconds since 1970; None for never.
 
         Raises:
             InvalidInputError: The id is unknown.
         """
         self._check_known([id])
-        self._ledger.set_metadata(id, metadata)
+        self._ledger.set_metadata(id, metadata, expires)
+        self._remove_expired()
         self._sync()
+
+    def set_expiry(self, ids: Sequence[str], expires: float | None) -> None:
+        """Say when documents expire, in seconds since 1970; None for never.
+
+        Raises:
+            InvalidInputError: An id is unknown; nothing was changed.
+        """
+        self._ledger.set_expiry(ids, expires)
+        self._remove_expired()
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents with everything that belongs to them.
@@ -123,10 +131,9 @@ class MemoryBank:
         self._ledger.delete(distinct)
         self._sync()
 
-    def set_payloads(self, payloads: Sequence[tuple[str, bytes]]) -> None:
-        """Give passages, by passage id, their memory or another one."""
-        keys = self._queries.passage_keys([passage_id for passage_id, _ in payloads])
-        self._ledger.set_payloads([(key, payload) for key, (_, payload) in zip(keys, payloads, strict=True)])
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]]) -> None:
+        """Give passages, by key, their memory or another one; those that are gone meanwhile are passed over."""
+        self._ledger.set_payloads(payloads)
 
     def replace_encoder(
         self,
@@ -157,225 +164,26 @@ class MemoryBank:
         missing = self._queries.without_vector()
         for done, some in chunks(missing):
             rows = self._queries.passages(some)
-            vectors = np.asarray(encode([rows[key].text for key in some]), np.float32)
-            self._ledger.set_vectors(list(zip(some, vectors, strict=True)))
+            if rows:
+                vectors = np.asarray(encode([row.text for row in rows.values()]), np.float32)
+                self._ledger.set_vectors(list(zip(rows, vectors, strict=True)))
             if on_progress is not None:
                 on_progress(done + len(some), len(missing))
         self._sync()
 
-    # -- documents ------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        return self._queries.count_documents()
-
-    def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
-        """Ids of the documents in the order in which they were first added."""
-        return self._queries.ids(limit, offset)
-
-    def contains(self, ids: Iterable[str]) -> set[str]:
-        """Those of the ids that are in the bank."""
-        return self._queries.known(list(ids))
-
-    def get(self, ids: Iterable[str]) -> list[Document]:
-        """Documents in the order asked for; unknown ids are left out, as Chroma and LangChain do.
-
-        The text is empty in a bank that keeps none.
-        """
-        wanted = list(ids)
-        found = self._queries.documents(wanted)
-        return [found[id] for id in wanted if id in found]
-
-    def infos(self, ids: Iterable[str]) -> list[DocumentInfo]:
-        """Sizes, dates and metadata without the text, in the order asked for; unknown ids are left out."""
-        wanted = list(ids)
-        found = self._queries.infos(wanted)
-        return [found[id] for id in wanted if id in found]
-
-    def compare(self, documents: Sequence[Document]) -> list[Change]:
-        """What putting each document would change: ``new``, ``same``, only the ``metadata``, or the ``text``.
-
-        Works without kept texts too.
-        """
-        known = self._queries.contents([str(document.id) for document in documents])
-        return [_change(document, known.get(str(document.id))) for document in documents]
-
-    # -- passages and memories ------------------------------------------------------------------------------
-
-    def passages(self, keys: Sequence[int]) -> dict[int, PassageRow]:
-        """Passages by key, without those that are gone."""
-        return self._queries.passages(keys)
-
-    def passage_ids(self, ids: Sequence[str]) -> list[str]:
-        """Ids of all passages of documents, in order.
-
-        Raises:
-            InvalidInputError: Some ids are unknown.
-        """
-        self._check_known(ids)
-        found = self._queries.passages_of(ids)
-        return [f"{id}#{n}" for id in ids for n in range(len(found[id]))]
-
-    def is_passage(self, id: str) -> bool:
-        """Whether an id names a passage, ``"<document id>#<n>"``, that there is."""
-        return self._queries.is_passage(id)
-
-    def passages_by_id(self, passage_ids: Sequence[str]) -> list[PassageRow]:
-        """Passages in the order asked for.
-
-        Raises:
-            InvalidInputError: One is unknown.
-        """
-        keys = self._queries.passage_keys(passage_ids)
-        rows = self._queries.passages(keys)
-        return [rows[key] for key in keys]
-
-    def payloads(self, passage_ids: Sequence[str]) -> list[Memory]:
-        """The memories of passages, in the order asked for.
-
-        Raises:
-            InvalidInputError: A passage is unknown or not compressed yet.
-            StoreCorruptError: A memory is not what was stored; the message names the passage.
-        """
-        from cmt_memory.bank.codec import decode_memory
-
-        keys = self._queries.passage_keys(passage_ids)
-        stored = self._queries.payloads(keys)
-        memories: dict[int, Memory] = {}
-        for passage_id, key in zip(passage_ids, keys, strict=True):
-            if key not in stored:
-                raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
-            if key not in memories:
-                memories[key] = decode_memory(self._payload(passage_id, *stored[key]))
-        return [memories[key] for key in keys]
-
-    def payload_digests(self, passage_ids: Sequence[str]) -> list[str]:
-        """The sha256 of each passage's memory, in the order asked for, without reading it.
-
-        Raises:
-            InvalidInputError: A passage is unknown or not compressed yet.
-        """
-        keys = self._queries.passage_keys(passage_ids)
-        stored = self._queries.payload_digests(keys)
-        for passage_id, key in zip(passage_ids, keys, strict=True):
-            if key not in stored:
-                raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
-        return [stored[key].hex() for key in keys]
-
-    def uncompressed(self) -> list[str]:
-        """Ids of the passages that have no memory yet."""
-        rows = self._queries.passages(self._queries.without_payload())
-        return [f"{row.document}#{row.n}" for row in rows.values()]
-
-    # -- search ---------------------------------------------------------------------------------------------
-
-    def search_vectors(self, vector: Vector, k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
-        """The nearest passages with their cosine, nearest first.
-
-        Args:
-            vector: ``[dims]`` float32, normalised.
-            k: Most passages to return.
-            condition: What ``filters.parse`` made of a filter.
-
-        Returns:
-            Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
-        """
-        if self._index is None:
-            return self._exact.search(vector, k, condition)
-        where = None if condition is None else to_chroma(condition)
-        for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
-            found = self._index.query(vector, limit, where)
-            alive = self._queries.metadata_of([key for key, _ in found])
-            kept = [
-                (key, cosine)
-                for key, cosine in found
-                if key in alive and (condition is None or holds(condition, alive[key]))
-            ]
-            if len(kept) >= k or (condition is None and len(found) < limit):
-                return kept[:k]
-            if len(found) < limit:
-                break
-        return self._exact.search(vector, k, condition)
-
-    def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
-        """Passages with any of the words, best first, with their BM25 value (higher is better).
-
-        Args:
-            words: Words as the lexicon's tokenizer makes them.
-            k: Most passages to return.
-            condition: What ``filters.parse`` made of a filter.
-        """
-        return self._queries.search_words(words, k, condition) if words else []
-
-    def word_counts(self, words: Sequence[str]) -> dict[str, int]:
-        """In how many passages each word occurs; words in none are left out."""
-        return self._queries.word_counts(words)
-
-    def count_passages(self) -> int:
-        """Number of passages."""
-        return self._queries.count_passages()
-
-    def cosines(self, vector: Vector, keys: Sequence[int]) -> dict[int, float]:
-        """Cosine of a question's vector with the vectors of passages, computed from the ledger."""
-        if not keys:
-            return {}
-        found, matrix = self._queries.vectors(keys)
-        return dict(zip(found, cosine(matrix, vector).tolist(), strict=True)) if found else {}
-
     # -- settings, sizes, end -------------------------------------------------------------------------------
-
-    @property
-    def encoder(self) -> dict[str, Any] | None:
-        """``id`` and ``dimension`` of the retrieval encoder the vectors were made with, or None."""
-        encoder: dict[str, Any] | None = self.meta("encoder")
-        return encoder
-
-    def meta(self, key: str) -> Any:
-        """A JSON setting of the store, or None."""
-        return self._queries.meta(key)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON setting of the store."""
         self._ledger.set_meta(key, value)
 
-    def asset(self, name: str) -> bytes | None:
-        """Bytes that belong to the store, or None."""
-        return self._queries.asset(name)
-
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         self._ledger.set_asset(name, data)
 
-    def changes(self) -> int:
-        """Number of commits so far, by any process: equal numbers mean an equal bank."""
-        return self._queries.changes()
-
-    def stats(self) -> dict[str, Any]:
-        """Counts and sizes.
-
-        Returns:
-            ``documents``, ``passages``, ``memories`` (passages that are compressed), ``tokens``,
-            ``text_bytes`` (UTF-8), ``payload_bytes``, ``disk_bytes`` by part (``ledger``, ``payloads``,
-            ``index``, ``total``), ``bytes_per_document`` and ``bytes_over_text`` (bytes on disk per byte of
-            text), both None for an empty bank.
-        """
-        totals = self._queries.totals()
-        disk = {
-            "ledger": sum(_size(path) for path in self.path.glob("ledger.sqlite3*")),
-            "payloads": _size(self.path / "payloads"),
-            "index": _size(self.path / "chroma"),
-        }
-        disk["total"] = sum(disk.values())
-        documents, text = totals["documents"], totals["text_bytes"]
-        return {
-            **totals,
-            "disk_bytes": disk,
-            "bytes_per_document": disk["total"] / documents if documents else None,
-            "bytes_over_text": disk["total"] / text if text else None,
-        }
-
     def compact(self) -> None:
         """Give the space of deleted documents back; afterwards no file holds their text."""
+        self._remove_expired()
         self._ledger.compact()
 
     def close(self) -> None:
@@ -384,13 +192,6 @@ class MemoryBank:
         Everything else raises ``StoreClosedError`` from then on.
         """
         self._opened.close()
-
-    def _check_known(self, ids: Sequence[str]) -> None:
-        known = self._queries.known(ids)
-        unknown = [id for id in ids if id not in known]
-        if unknown:
-            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            raise InvalidInputError(f"unknown ids {unknown[:10]}{more}; nothing was changed.")
 
     def _check_vectors(self, documents: Sequence[StoredDocument]) -> None:
         encoder = self.encoder
@@ -410,7 +211,7 @@ class MemoryBank:
     def _settle_keep_text(self, keep_text: bool) -> bool:
         """What the bank was made with; a new one is made with what is asked for."""
         stored = self._queries.meta("keep_text")
-        if not self.read_only and (stored is None or not self._queries.count_documents()):
+        if not self.read_only and (stored is None or not self._queries.has_rows()):
             self._ledger.set_meta("keep_text", keep_text)
             return keep_text
         if stored and not keep_text:
@@ -424,29 +225,11 @@ class MemoryBank:
             self._ledger.set_meta("collection", name)
         return name
 
+    def _remove_expired(self) -> None:
+        if self._queries.has_expired():
+            self._ledger.remove_expired()
+            self._sync()
+
     def _sync(self) -> None:
         if self._index is not None:
             self._index.sync()
-
-    def _payload(self, passage_id: str, digest: bytes, data: bytes | None) -> bytes | bytearray:
-        payload = self._ledger.files.read(digest) if data is None else data
-        if sha256(payload).digest() != digest:
-            raise StoreCorruptError(
-                f"the memory of the passage {passage_id!r} is damaged; delete its document and add it again."
-            )
-        return payload
-
-
-def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
-    if known is None:
-        return "new"
-    if known[0] != sha256(document.text.encode()).digest():
-        return "text"
-    return "same" if known[1] == metadata_json(document.metadata) else "metadata"
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.is_file() else 0

@@ -31,6 +31,11 @@ class ExactSearch:
         if not keys:
             return []
         values = cosine(matrix, vector)
+        if expired := self._queries.expired_passages():
+            alive = [place for place, key in enumerate(keys) if key not in expired]
+            keys, values = [keys[place] for place in alive], values[alive]
+            if not keys:
+                return []
         best = np.argpartition(-values, k - 1)[:k] if k < len(keys) else np.arange(len(keys))
         best = best[np.argsort(-values[best], kind="stable")]
         return [(keys[place], float(values[place])) for place in best]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,8 +20,15 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
 from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
 from cmt_memory.documents import metadata_json
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 
 _INLINE_BYTES = 64 * 1024
+
+REPLACED = (
+    "the store's memories were made anew by another model since it was opened here; open it again, with that model."
+)
+
+Expires = float | Literal["keep"] | None
 
 
 class Ledger:
@@ -32,10 +39,11 @@ class Ledger:
     Args:
         folder: Folder of the bank.
         read_only: Open without any right to change it.
+        clock: What tells the time, in seconds since 1970.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        self.database = Database(folder / "ledger.sqlite3", read_only=read_only)
+    def __init__(self, folder: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self.database = Database(folder / "ledger.sqlite3", read_only=read_only, clock=clock)
         self.files = PayloadFiles(folder / "payloads")
 
     def set_meta(self, key: str, value: Any) -> None:
@@ -50,9 +58,12 @@ class Ledger:
 
     def put(self, documents: Iterable[StoredDocument], *, keep_text: bool) -> None:
         """Keep documents, each in place of the one with its id; all of them or, on an error, none."""
-        now, dropped = time.time(), set[bytes]()
+        now = self.database.clock()
         with self.database.write() as connection:
+            self._check_generation(connection)
+            dropped = _remove_expired(connection)
             for document in documents:
+                metadata = metadata_json(document.metadata)
                 encoded = document.text.encode()
                 row = connection.execute("SELECT key FROM documents WHERE id = ?", (document.id,)).fetchone()
                 values = (
@@ -61,13 +72,14 @@ class Ledger:
                     len(encoded),
                     now,
                     document.expires,
-                    metadata_json(document.metadata),
+                    metadata,
+                    sha256(metadata.encode()).digest(),
                     encoded if keep_text else None,
                 )
                 if row is None:
                     cursor = connection.execute(
                         "INSERT INTO documents (id, created, sha256, characters, bytes, updated, expires, metadata, "
-                        "text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        "metadata_sha256, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (document.id, now, *values),
                     )
                     key = int(cursor.lastrowid or 0)
@@ -76,21 +88,24 @@ class Ledger:
                     dropped |= _remove_passages(connection, key)
                     connection.execute(
                         "UPDATE documents SET sha256 = ?, characters = ?, bytes = ?, updated = ?, expires = ?, "
-                        "metadata = ?, text = ? WHERE key = ?",
+                        "metadata = ?, metadata_sha256 = ?, text = ? WHERE key = ?",
                         (*values, key),
                     )
                 _insert_labels(connection, key, document.metadata)
                 self._insert_passages(connection, key, document, keep_text)
         self._remove_files(dropped)
 
-    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+    def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires) -> None:
         """Replace a document's metadata; its passages get new keys, so that the index takes them in anew."""
+        canonical = metadata_json(metadata)
         with self.database.write() as connection:
-            (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+            [key] = _document_keys(connection, [id])
             connection.execute(
-                "UPDATE documents SET metadata = ?, updated = ? WHERE key = ?",
-                (metadata_json(metadata), time.time(), key),
+                "UPDATE documents SET metadata = ?, metadata_sha256 = ?, updated = ? WHERE key = ?",
+                (canonical, sha256(canonical.encode()).digest(), self.database.clock(), key),
             )
+            if expires != "keep":
+                connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
             connection.execute("DELETE FROM labels WHERE document = ?", (key,))
             _insert_labels(connection, key, metadata)
             (last,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'passages'").fetchone()
@@ -111,23 +126,40 @@ class Ledger:
                 (key,),
             )
 
+    def set_expiry(self, ids: Sequence[str], expires: float | None) -> None:
+        """Say when documents expire, in seconds since 1970; None for never."""
+        with self.database.write() as connection:
+            for key in _document_keys(connection, ids):
+                connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents with all that belongs to them; their index entries count as stale from now on."""
-        dropped = set[bytes]()
         with self.database.write() as connection:
-            for id in ids:
-                (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
-                dropped |= _remove_passages(connection, key)
-                connection.execute("DELETE FROM documents WHERE key = ?", (key,))
+            dropped = _remove_documents(connection, _document_keys(connection, ids)) | _remove_expired(connection)
         self._remove_files(dropped)
 
-    def set_payloads(self, payloads: Sequence[tuple[int, bytes]]) -> None:
-        """Keep the payloads of passages, by key, in place of those they have."""
+    def remove_expired(self) -> None:
+        """Delete the documents whose time has come."""
+        with self.database.write() as connection:
+            dropped = _remove_expired(connection)
+        self._remove_files(dropped)
+
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int | None = None) -> None:
+        """Keep the payloads of passages, by key, in place of those they have; passages that are gone stay gone.
+
+        Args:
+            payloads: Passage keys and what ``encode_memory`` made.
+            generation: Which generation they belong to; the one that counts, unless given.
+        """
+        number = self.database.generation if generation is None else generation
         dropped = set[bytes]()
         with self.database.write() as connection:
+            if generation is None:
+                self._check_generation(connection)
             for key, payload in payloads:
-                dropped |= _files(connection, "passage = ?", (key,))
-                self._insert_payload(connection, key, payload)
+                if connection.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone():
+                    dropped |= _files(connection, "passage = ? AND generation = ?", (key, number))
+                    self._insert_payload(connection, key, number, payload)
         self._remove_files(dropped)
 
     def forget_vectors(self, encoder: dict[str, Any]) -> None:
@@ -170,6 +202,12 @@ class Ledger:
             connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM stale")
 
+    def _check_generation(self, connection: sqlite3.Connection) -> None:
+        """Refuse memories of a model that is no longer the store's."""
+        (current,) = connection.execute("SELECT generation FROM counters").fetchone()
+        if current != self.database.generation:
+            raise FingerprintMismatchError(REPLACED)
+
     def _insert_passages(
         self, connection: sqlite3.Connection, document: int, stored: StoredDocument, keep_text: bool
     ) -> None:
@@ -193,17 +231,17 @@ class Ledger:
             if passage.vector is not None:
                 connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, _vector_blob(passage.vector)))
             if passage.payload is not None:
-                self._insert_payload(connection, key, passage.payload)
+                self._insert_payload(connection, key, self.database.generation, passage.payload)
             if keep_text:
                 text = stored.text[passage.start : passage.end]
                 connection.execute("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", (key, text))
 
-    def _insert_payload(self, connection: sqlite3.Connection, key: int, payload: bytes) -> None:
+    def _insert_payload(self, connection: sqlite3.Connection, key: int, generation: int, payload: bytes) -> None:
         inline = len(payload) <= _INLINE_BYTES
         digest = sha256(payload).digest() if inline else self.files.write(payload)
         connection.execute(
-            "REPLACE INTO payloads VALUES (?, ?, ?, ?)",
-            (key, digest, len(payload), payload if inline else None),
+            "REPLACE INTO payloads VALUES (?, ?, ?, ?, ?)",
+            (key, generation, digest, len(payload), payload if inline else None),
         )
 
     def _remove_files(self, digests: set[bytes]) -> None:
@@ -218,6 +256,29 @@ class Ledger:
 
 def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+
+def _document_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:
+    """Keys of the documents with these ids; one that is not there ends the transaction."""
+    rows = [connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone() for id in ids]
+    unknown = [id for id, row in zip(ids, rows, strict=True) if row is None]
+    if unknown:
+        raise InvalidInputError(f"unknown ids {unknown[:10]}; nothing was changed.")
+    return [row[0] for row in rows]
+
+
+def _remove_documents(connection: sqlite3.Connection, keys: Iterable[int]) -> set[bytes]:
+    """Take documents out of every table; returns the payload files they used."""
+    dropped = set[bytes]()
+    for key in keys:
+        dropped |= _remove_passages(connection, key)
+        connection.execute("DELETE FROM documents WHERE key = ?", (key,))
+    return dropped
+
+
+def _remove_expired(connection: sqlite3.Connection) -> set[bytes]:
+    rows = connection.execute("SELECT key FROM documents WHERE expires <= cmt_now()").fetchall()
+    return _remove_documents(connection, [row[0] for row in rows])
 
 
 _FORGET_TEXTS = (

@@ -18,6 +18,9 @@ from cmt_memory.errors import InvalidInputError, StoreCorruptError
 T = TypeVar("T")
 
 _CHUNK = 500
+# Documents whose time has come are gone for every reader, before the next write removes them.
+_LIVE = "(d.expires IS NULL OR d.expires > cmt_now())"
+_EXPIRED = "SELECT key FROM documents WHERE expires <= cmt_now()"
 
 
 class Queries:
@@ -34,9 +37,17 @@ class Queries:
         with self._database.read() as connection:
             return connection.execute(sql, values).fetchall()
 
+    @property
+    def _current(self) -> str:
+        return f"generation = {self._database.generation}"
+
     def changes(self) -> int:
         """Number of commits so far, by any process."""
         return int(self._all("SELECT changes FROM counters")[0][0])
+
+    def generation(self) -> int:
+        """Which payloads count now."""
+        return int(self._all("SELECT generation FROM counters")[0][0])
 
     def meta(self, key: str) -> Any:
         """A setting of the store, or None."""
@@ -58,27 +69,44 @@ class Queries:
 
     def count_documents(self) -> int:
         """Number of documents."""
-        return int(self._all("SELECT documents FROM counters")[0][0])
+        return int(self._all(f"SELECT documents - (SELECT count(*) FROM ({_EXPIRED})) FROM counters")[0][0])
+
+    def has_rows(self) -> bool:
+        """Whether the ledger holds any document, an expired one included."""
+        return bool(self._all("SELECT documents FROM counters")[0][0])
+
+    def has_expired(self) -> bool:
+        """Whether a document has expired that is still on disk."""
+        return bool(self._all(f"{_EXPIRED} LIMIT 1"))
+
+    def has_expiry(self) -> bool:
+        """Whether any document has a time to live."""
+        return bool(self._all("SELECT 1 FROM documents WHERE expires IS NOT NULL LIMIT 1"))
+
+    def expired_passages(self) -> set[int]:
+        """Keys of the passages whose document has expired and is still on disk."""
+        return {row[0] for row in self._all(f"SELECT key FROM passages WHERE document IN ({_EXPIRED})")}
 
     def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids in the order in which the documents were first added."""
         rows = self._all(
-            "SELECT id FROM documents ORDER BY key LIMIT ? OFFSET ?", (-1 if limit is None else limit, offset)
+            f"SELECT d.id FROM documents d WHERE {_LIVE} ORDER BY d.key LIMIT ? OFFSET ?",
+            (-1 if limit is None else limit, offset),
         )
         return [row[0] for row in rows]
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that there are."""
-        return {row[0] for row in self._in("SELECT id FROM documents WHERE id IN (%s)", ids)}
+        return {row[0] for row in self._in(f"SELECT d.id FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)}
 
     def documents(self, ids: Sequence[str]) -> dict[str, Document]:
         """Documents by id, without the unknown ones; texts are empty where none are kept."""
-        rows = self._in("SELECT id, text, metadata FROM documents WHERE id IN (%s)", ids)
+        rows = self._in(f"SELECT d.id, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)
         return {row[0]: Document((row[1] or b"").decode(), json.loads(row[2]), row[0]) for row in rows}
 
     def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
         """The sha256 of the text and the metadata's canonical JSON, by id."""
-        rows = self._in("SELECT id, sha256, metadata FROM documents WHERE id IN (%s)", ids)
+        rows = self._in(f"SELECT d.id, d.sha256, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def infos(self, ids: Sequence[str]) -> dict[str, DocumentInfo]:
@@ -87,7 +115,7 @@ class Queries:
             "SELECT d.id, d.characters, d.bytes, count(p.key), sum(p.n_tokens), coalesce(sum(y.bytes), 0), "
             "d.created, d.updated, d.expires, d.metadata FROM documents d "
             "LEFT JOIN passages p ON p.document = d.key LEFT JOIN payloads y ON y.passage = p.key "
-            "WHERE d.id IN (%s) GROUP BY d.key",
+            f"AND y.{self._current} WHERE {_LIVE} AND d.id IN (%s) GROUP BY d.key",
             ids,
         )
         found: list[tuple[Any, ...]] = [(*row[:-1], json.loads(row[-1])) for row in rows]
@@ -100,16 +128,17 @@ class Queries:
         rows = self._in(
             'SELECT p.key, d.id, p.n, p.start, p."end", p.n_tokens, '
             "substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start), d.metadata "
-            "FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
+            f"FROM passages p JOIN documents d ON d.key = p.document WHERE {_LIVE} AND p.key IN (%s)",
             keys,
         )
         found: list[tuple[Any, ...]] = [(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows]
         return {row[0]: PassageRow(*row) for row in found}
 
-    def metadata_of(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The document's metadata for passages, without those that are gone."""
+    def metadata_of(self, keys: Sequence[int], *, expired: bool = False) -> dict[int, dict[str, Any]]:
+        """The document's metadata for passages, without those that are gone; the expired ones are, unless asked for."""
         rows = self._in(
-            "SELECT p.key, d.metadata FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
+            "SELECT p.key, d.metadata FROM passages p JOIN documents d ON d.key = p.document "
+            f"WHERE {'1' if expired else _LIVE} AND p.key IN (%s)",
             keys,
         )
         return {row[0]: json.loads(row[1]) for row in rows}
@@ -122,7 +151,8 @@ class Queries:
         """
         names = [passage_id.rpartition("#") for passage_id in passage_ids]
         rows = self._in(
-            "SELECT d.id, p.n, p.key FROM documents d JOIN passages p ON p.document = d.key WHERE d.id IN (%s)",
+            "SELECT d.id, p.n, p.key FROM documents d JOIN passages p ON p.document = d.key "
+            f"WHERE {_LIVE} AND d.id IN (%s)",
             list(dict.fromkeys(id for id, _, _ in names)),
         )
         found = {f"{id}#{n}": key for id, n, key in rows}
@@ -134,14 +164,14 @@ class Queries:
     def is_passage(self, passage_id: str) -> bool:
         """Whether there is a passage of this id."""
         id, _, n = passage_id.rpartition("#")
-        sql = "SELECT 1 FROM documents d JOIN passages p ON p.document = d.key WHERE d.id = ? AND p.n = ?"
+        sql = f"SELECT 1 FROM documents d JOIN passages p ON p.document = d.key WHERE {_LIVE} AND d.id = ? AND p.n = ?"
         return n.isascii() and n.isdigit() and bool(self._all(sql, (id, int(n))))
 
     def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Keys of the passages of documents, in their order in the text."""
         rows = self._in(
             "SELECT d.id, p.key FROM documents d JOIN passages p ON p.document = d.key "
-            "WHERE d.id IN (%s) ORDER BY d.key, p.n",
+            f"WHERE {_LIVE} AND d.id IN (%s) ORDER BY d.key, p.n",
             ids,
         )
         found: dict[str, list[int]] = {}
@@ -151,16 +181,17 @@ class Queries:
 
     def count_passages(self) -> int:
         """Number of passages."""
-        return int(self._all("SELECT passages FROM counters")[0][0])
+        gone = f"SELECT count(*) FROM passages WHERE document IN ({_EXPIRED})"
+        return int(self._all(f"SELECT passages - ({gone}) FROM counters")[0][0])
 
     def payloads(self, keys: Sequence[int]) -> dict[int, tuple[bytes, bytes | None]]:
         """The sha256 of each payload and the payload itself, None where it is in a file."""
-        rows = self._in("SELECT passage, sha256, data FROM payloads WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, sha256, data FROM payloads WHERE {self._current} AND passage IN (%s)", keys)
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def payload_digests(self, keys: Sequence[int]) -> dict[int, bytes]:
         """The sha256 of each payload."""
-        rows = self._in("SELECT passage, sha256 FROM payloads WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, sha256 FROM payloads WHERE {self._current} AND passage IN (%s)", keys)
         return {row[0]: row[1] for row in rows}
 
     def without_vector(self) -> list[int]:
@@ -169,7 +200,20 @@ class Queries:
 
     def without_payload(self) -> list[int]:
         """Keys of the passages that are not compressed yet."""
-        rows = self._all("SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key")
+        done = f"SELECT passage FROM payloads WHERE {self._current}"
+        rows = self._all(
+            "SELECT p.key FROM passages p JOIN documents d ON d.key = p.document "
+            f"WHERE {_LIVE} AND p.key NOT IN ({done}) ORDER BY p.key"
+        )
+        return [row[0] for row in rows]
+
+    def without_payload_in(self, ids: Sequence[str]) -> list[int]:
+        """Keys of the passages of documents that are not compressed yet."""
+        rows = self._in(
+            "SELECT p.key FROM documents d JOIN passages p ON p.document = d.key LEFT JOIN payloads y "
+            f"ON y.passage = p.key AND y.{self._current} WHERE y.passage IS NULL AND {_LIVE} AND d.id IN (%s)",
+            ids,
+        )
         return [row[0] for row in rows]
 
     # -- index ----------------------------------------------------------------------------------------------
@@ -212,7 +256,8 @@ class Queries:
             sql += " CROSS JOIN passages p ON p.key = lexicon.rowid"
             test, values = to_sql(condition, "p.document")
             test = f" AND {test}"
-        sql += f" WHERE lexicon MATCH ?{test} ORDER BY lexicon.rank LIMIT ?"
+        gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
+        sql += f" WHERE lexicon MATCH ?{test} AND lexicon.rowid NOT IN ({gone}) ORDER BY lexicon.rank LIMIT ?"
         return [(row[0], row[1]) for row in self._all(sql, (quoted, *values, limit))]
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
@@ -223,14 +268,22 @@ class Queries:
 
     def totals(self) -> dict[str, int]:
         """Documents, passages, tokens, bytes of the texts and of the payloads."""
+        gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
         with self._database.read() as connection:
-            documents, text_bytes = connection.execute("SELECT count(*), total(bytes) FROM documents").fetchone()
-            passages, tokens = connection.execute("SELECT count(*), total(n_tokens) FROM passages").fetchone()
-            payloads, payload_bytes = connection.execute("SELECT count(*), total(bytes) FROM payloads").fetchone()
+            documents, text_bytes = connection.execute(
+                f"SELECT count(*), total(d.bytes) FROM documents d WHERE {_LIVE}"
+            ).fetchone()
+            passages, tokens = connection.execute(
+                f"SELECT count(*), total(n_tokens) FROM passages WHERE document NOT IN ({_EXPIRED})"
+            ).fetchone()
+            payloads, payload_bytes = connection.execute(
+                f"SELECT count(*), total(bytes) FROM payloads WHERE {self._current} AND passage NOT IN ({gone})"
+            ).fetchone()
         return {
             "documents": documents,
             "passages": passages,
             "memories": payloads,
+            "waiting": passages - payloads,
             "tokens": int(tokens),
             "text_bytes": int(text_bytes),
             "payload_bytes": int(payload_bytes),

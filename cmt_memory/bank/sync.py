@@ -113,7 +113,7 @@ class SyncedIndex:
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):
             found, vectors = self._queries.vectors(some)
-            metadatas = self._queries.metadata_of(found)
+            metadatas = self._queries.metadata_of(found, expired=True)
             alive = [place for place, key in enumerate(found) if key in metadatas]
             if alive:
                 kept = [found[place] for place in alive]

@@ -234,14 +234,14 @@ class TimedSource:
     def memory_keys(self, passages: Sequence[str]) -> list[str]:
         """As the store does, on the clock."""
         started = time.perf_counter()
-        keys = self._store.memory_keys(passages)
+        keys = self._store.memories.memory_keys(passages)
         self.seconds += time.perf_counter() - started
         return keys
 
     def load_memories(self, passages: Sequence[str]) -> list[Memory]:
         """As the store does, on the clock."""
         started = time.perf_counter()
-        memories = self._store.load_memories(passages)
+        memories = self._store.memories.load_memories(passages)
         self.seconds += time.perf_counter() - started
         return memories
 
