@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.verification import VerifyReport
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
@@ -393,6 +394,22 @@ class CMTMemoryStore:
             "slot_dtype": self._ingestion.slot_dtype,
             "encoder": self.encoder.id if self.encoder is not None else None,
         }
+
+    def verify(self) -> VerifyReport:
+        """Read everything on disk and compare it with its digests, and the index with the ledger.
+
+        Returns:
+            What was looked at, and each problem with the document it concerns and what to do about it.
+        """
+        return self.bank.verify()
+
+    def compact(self) -> None:
+        """Give the space of deleted and expired documents back; afterwards no file holds their text or vectors.
+
+        Raises:
+            StoreLockedError: another process reads what was deleted, or shares an index that has to be written anew.
+        """
+        self.bank.compact()
 
     def close(self) -> None:
         """Close the store; closing twice is fine, using it afterwards raises `StoreClosedError`."""

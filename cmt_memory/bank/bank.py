@@ -182,8 +182,18 @@ class MemoryBank(BankReader):
         self._ledger.set_asset(name, data)
 
     def compact(self) -> None:
-        """Give the space of deleted documents back; afterwards no file holds their text."""
+        """Give the space of deleted documents back; afterwards no file of the folder holds their text or vectors.
+
+        Also puts right what can be made anew from the rest: index, lexicon, counts, left-over files. With
+        ``client=`` the index's files are the server's, and what it deleted stays in them as long as it likes.
+
+        Raises:
+            StoreLockedError: Another process reads what was deleted, or shares an index that has to be written
+                anew; compact again when it has ended.
+        """
         self._remove_expired()
+        if self._index is not None:
+            self._index.compact()
         self._ledger.compact()
 
     def close(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from cmt_memory.bank.filters import index_metadata
 from cmt_memory.bank.records import Vector
@@ -39,6 +42,7 @@ class VectorIndex:
         self._folder, self._name, self._client = folder, name, client
         self._embedded = client is None
         self._collection: Collection | None = None
+        self._lock = threading.RLock()
 
     def count(self) -> int:
         """Number of entries.
@@ -94,38 +98,59 @@ class VectorIndex:
         pairs = zip(found["ids"][0], found["distances"][0], strict=True)
         return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
 
+    def keys(self) -> list[int]:
+        """The keys of all entries.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        return [int(key) for key in self._call("get", include=[])["ids"]]
+
+    def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
+        """The keys that have an entry and their vectors ``[n, dims]``.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        found = self._call("get", ids=[str(key) for key in keys], include=["embeddings"])
+        return [int(key) for key in found["ids"]], np.asarray(found["embeddings"], np.float32)
+
     def reset(self) -> None:
-        """Throw the collection away, and the embedded folder with it where Chroma cannot open it."""
+        """Throw an embedded index's folder away, or a server's collection: Chroma's files keep what it deletes."""
         from chromadb.errors import NotFoundError
 
-        try:
-            self._connect().delete_collection(self._name)
-        except NotFoundError:
-            pass
-        except Exception as error:
-            if not self._embedded:
+        with self._lock:
+            self._collection = None
+            if self._embedded:
+                self.close()
+                if self._folder.is_dir():
+                    shutil.rmtree(self._folder)
+                else:
+                    self._folder.unlink(missing_ok=True)
+                return
+            try:
+                self._connect().delete_collection(self._name)
+            except NotFoundError:
+                pass
+            except Exception as error:
                 raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
-            self.close()
-            if self._folder.is_dir():
-                shutil.rmtree(self._folder)
-            else:
-                self._folder.unlink(missing_ok=True)
-        self._collection = None
 
     def close(self) -> None:
         """Let go of an embedded index; a client that was given stays open."""
-        self._collection = None
-        if self._embedded and self._client is not None:
-            client, self._client = self._client, None
-            client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
+        with self._lock:
+            self._collection = None
+            client = self._client if self._embedded else None
+            if client is not None:
+                self._client = None
+                client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
     def _call(self, method: str, **arguments: Any) -> Any:
         from chromadb.errors import ChromaError
 
         try:
-            if self._collection is None:
-                self._collection = self._open()
-            return getattr(self._collection, method)(**arguments)
+            with self._lock:
+                collection = self._collection = self._collection or self._open()
+            return getattr(collection, method)(**arguments)
         except IndexBrokenError:
             raise
         except Exception as error:
@@ -138,7 +163,8 @@ class VectorIndex:
             ) from error
 
     def _batch_size(self) -> int:
-        return int(self._connect().get_max_batch_size())
+        with self._lock:
+            return int(self._connect().get_max_batch_size())
 
     def _connect(self) -> ClientAPI:
         if self._client is None:

@@ -20,9 +20,11 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
 from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
 from cmt_memory.documents import metadata_json
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreLockedError
 
 _INLINE_BYTES = 64 * 1024
+
+INDEX_HAS_TRACES = "index_has_traces"
 
 REPLACED = (
     "the store's memories were made anew by another model since it was opened here; open it again, with that model."
@@ -165,7 +167,7 @@ class Ledger:
     def forget_vectors(self, encoder: dict[str, Any]) -> None:
         """Drop every vector and note the encoder that is to make the new ones."""
         with self.database.write() as connection:
-            connection.execute("INSERT OR IGNORE INTO stale SELECT passage FROM vectors")
+            connection.execute("INSERT OR IGNORE INTO stale SELECT key FROM passages WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM vectors")
             connection.execute("UPDATE passages SET indexed = NULL")
             _set_meta(connection, "encoder", encoder)
@@ -179,26 +181,46 @@ class Ledger:
             connection.executemany("UPDATE passages SET indexed = 0 WHERE key = ?", [(key,) for key, _ in vectors])
 
     def compact(self) -> None:
-        """Give deleted space back to the disk; afterwards no file holds what was deleted."""
-        with self.database.alone() as connection:
-            connection.execute("INSERT INTO lexicon (lexicon) VALUES ('optimize')")
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.remove_orphans()
+        """Give deleted space back to the disk; afterwards no file holds what was deleted.
 
-    def remove_orphans(self) -> None:
-        """Delete payload files that no passage refers to; only for the sole owner of the folder."""
-        self._remove_files(set(self.files.digests()))
-
-    def mark_indexed(self, keys: Iterable[int], stale: Iterable[int] = ()) -> None:
-        """Note that the index holds ``keys`` and no longer holds ``stale``."""
+        Raises:
+            StoreLockedError: Another process is reading an older state; what it reads is on the disk until it ends.
+        """
         with self.database.write() as connection:
+            for table in ("vectors", "payloads"):
+                connection.execute(f"DELETE FROM {table} WHERE passage NOT IN (SELECT key FROM passages)")
+            for table in ("documents", "passages"):
+                connection.execute(f"UPDATE counters SET {table} = (SELECT count(*) FROM {table})")
+        with self.database.alone() as connection:
+            try:
+                connection.execute("INSERT INTO lexicon (lexicon, rank) VALUES ('integrity-check', 1)")
+                connection.execute("INSERT INTO lexicon (lexicon) VALUES ('optimize')")
+            except sqlite3.DatabaseError:
+                connection.execute("INSERT INTO lexicon (lexicon) VALUES ('rebuild')")
+            connection.execute("VACUUM")
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self.database.write() as connection:
+            rows = connection.execute("SELECT sha256 FROM payloads WHERE data IS NULL")
+            for path in self.files.orphans({row[0] for row in rows}):
+                path.unlink(missing_ok=True)
+        if busy:
+            raise StoreLockedError(
+                f"{self.database.path.parent} was compacted, but another process is still reading what was deleted; "
+                "compact again when it has ended."
+            )
+
+    def mark_indexed(self, keys: Iterable[int], stale: Sequence[int] = ()) -> None:
+        """Note that the index holds ``keys`` and no longer holds ``stale``, of which its files may keep traces."""
+        with self.database.write() as connection:
+            if stale:
+                _set_meta(connection, INDEX_HAS_TRACES, True)
             connection.executemany("UPDATE passages SET indexed = 1 WHERE key = ?", [(key,) for key in keys])
             connection.executemany("DELETE FROM stale WHERE passage = ?", [(key,) for key in stale])
 
     def mark_all_unindexed(self) -> None:
-        """Note that the index is empty."""
+        """Note that the index is empty, and so are its files."""
         with self.database.write() as connection:
+            _set_meta(connection, INDEX_HAS_TRACES, False)
             connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM stale")
 
@@ -285,10 +307,7 @@ _FORGET_TEXTS = (
     "INSERT INTO lexicon (lexicon, rowid, text) SELECT 'delete', key, text FROM passage_texts "
     "WHERE key IN (SELECT key FROM passages WHERE document = ?)"
 )
-_MARK_STALE = (
-    "INSERT OR IGNORE INTO stale SELECT passage FROM vectors "
-    "WHERE passage IN (SELECT key FROM passages WHERE document = ?)"
-)
+_MARK_STALE = "INSERT OR IGNORE INTO stale SELECT key FROM passages WHERE document = ? AND indexed IS NOT NULL"
 
 
 def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes]:

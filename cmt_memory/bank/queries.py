@@ -134,6 +134,13 @@ class Queries:
         found: list[tuple[Any, ...]] = [(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows]
         return {row[0]: PassageRow(*row) for row in found}
 
+    def names(self, keys: Sequence[int]) -> dict[int, tuple[str, int]]:
+        """The document's id and the passage's number for passages, without those that are gone."""
+        rows = self._in(
+            "SELECT p.key, d.id, p.n FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)", keys
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
     def metadata_of(self, keys: Sequence[int], *, expired: bool = False) -> dict[int, dict[str, Any]]:
         """The document's metadata for passages, without those that are gone; the expired ones are, unless asked for."""
         rows = self._in(
@@ -225,6 +232,10 @@ class Queries:
     def to_index(self) -> list[int]:
         """Keys that the index has not confirmed."""
         return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed = 0 ORDER BY key")]
+
+    def with_vector(self) -> list[int]:
+        """Keys of the passages that belong into the index."""
+        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed IS NOT NULL ORDER BY key")]
 
     def stale(self) -> list[int]:
         """Keys that the index may still hold though the ledger has dropped them."""

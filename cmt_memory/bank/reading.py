@@ -13,6 +13,7 @@ from cmt_memory.bank.ledger import REPLACED, Ledger
 from cmt_memory.bank.queries import Queries
 from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
 from cmt_memory.bank.sync import SyncedIndex
+from cmt_memory.bank.verification import Verification, VerifyReport
 from cmt_memory.documents import Document, metadata_json
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError
 
@@ -197,6 +198,8 @@ class BankReader:
         where = None if condition is None else to_chroma(condition)
         for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
             found = self._index.query(vector, limit, where)
+            if found is None:
+                break
             alive = self._queries.metadata_of([key for key, _ in found])
             kept = [
                 (key, cosine)
@@ -278,6 +281,14 @@ class BankReader:
             "bytes_per_document": disk["total"] / documents if documents else None,
             "bytes_over_text": disk["total"] / text if text else None,
         }
+
+    def verify(self) -> VerifyReport:
+        """Read everything and compare it with its digests, and the index with the ledger.
+
+        A reader leaves the index and FTS5's check of the words out.
+        """
+        self._queries.generation()
+        return Verification(self._ledger, self._queries, self._index, keep_text=self.keep_text).run()
 
     def _check_known(self, ids: Sequence[str]) -> None:
         known = self._queries.known(ids)

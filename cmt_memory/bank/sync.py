@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmt_memory.bank.index import IndexBrokenError, VectorIndex
-from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.ledger import INDEX_HAS_TRACES, Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.records import Vector
@@ -32,6 +32,7 @@ class SyncedIndex:
     def __init__(self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock) -> None:
         self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
         self._lock = threading.RLock()
+        self._rebuilds = 0  # odd while one is under way
 
     def repair(self) -> None:
         """Put right what an interrupted process left: at opening, before anything else.
@@ -76,7 +77,7 @@ class SyncedIndex:
                 return
             self._ledger.mark_indexed(waiting, stale)
 
-    def rebuild(self, reason: str) -> None:
+    def rebuild(self, reason: str, level: int = logging.WARNING) -> None:
         """Drop the collection and write it anew from the ledger.
 
         Raises:
@@ -87,6 +88,7 @@ class SyncedIndex:
                 raise StoreLockedError(
                     f"the index has to be rebuilt ({reason}), which needs the folder alone; close its other users."
                 )
+            self._rebuilds += 1
             try:
                 started = time.monotonic()
                 self._index.reset()
@@ -98,17 +100,52 @@ class SyncedIndex:
                     raise CMTError(f"the index cannot be rebuilt: {error}") from error
                 self._ledger.mark_indexed(waiting)
                 seconds = time.monotonic() - started
-                logger.warning("rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
+                logger.log(level, "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
             finally:
+                self._rebuilds += 1
                 self._folder_lock.make_shared()
 
-    def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]]:
-        """As :meth:`VectorIndex.query`; an index that fails is rebuilt first."""
+    def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]] | None:
+        """As :meth:`VectorIndex.query`, or None where the index was rebuilt meanwhile; one that fails is rebuilt."""
+        rebuilds = self._rebuilds
         try:
-            return self._index.query(vector, limit, where)
-        except IndexBrokenError as error:
-            self.rebuild(str(error))
-            return self._index.query(vector, limit, where)
+            found = self._index.query(vector, limit, where)
+        except IndexBrokenError:
+            with self._lock:
+                rebuilds = self._rebuilds
+                try:
+                    return self._index.query(vector, limit, where)
+                except IndexBrokenError as error:
+                    self.rebuild(str(error))
+                    return self._index.query(vector, limit, where)
+        return found if rebuilds == self._rebuilds and rebuilds % 2 == 0 else None
+
+    def compact(self) -> None:
+        """Write the index anew where its files keep traces of what was deleted, or it is not what it should be.
+
+        Raises:
+            StoreLockedError: It has to be, and others share the folder.
+        """
+        with self._lock:
+            if self._queries.meta(INDEX_HAS_TRACES):
+                self.rebuild("its files kept what was deleted", level=logging.INFO)
+            elif self._queries.count_vectors() and any(self.compare()):
+                self.rebuild("it differed from the ledger")
+
+    def compare(self) -> tuple[list[int], list[int], list[int]]:
+        """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
+        with self._lock:
+            self.sync()
+            expected = self._queries.with_vector()
+            try:
+                found = set(self._index.keys()) if expected else set()
+                differing: list[int] = []
+                for _, some in chunks([key for key in expected if key in found]):
+                    ours, theirs = self._queries.vectors(some), self._index.vectors(some)
+                    differing += _differing(dict(zip(*ours, strict=True)), dict(zip(*theirs, strict=True)))
+            except IndexBrokenError:
+                return expected, [], []
+            return [key for key in expected if key not in found], sorted(found - set(expected)), differing
 
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):
@@ -118,3 +155,15 @@ class SyncedIndex:
             if alive:
                 kept = [found[place] for place in alive]
                 self._index.upsert(kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept])
+
+
+def _differing(ours: dict[int, Vector], theirs: dict[int, Vector]) -> list[int]:
+    """Keys whose vectors ``[dims]`` point another way; their lengths do not count, as for the cosine."""
+    return [key for key, vector in ours.items() if key in theirs and not _parallel(vector, theirs[key])]
+
+
+def _parallel(one: Vector, other: Vector) -> bool:
+    if one.shape != other.shape or not np.isfinite(one).all():
+        return False
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return abs(float(one @ other) - lengths) <= 1e-4 * lengths

@@ -1,4 +1,4 @@
-"""`cmt-memory store …`: what is in a store. None of these loads an LM."""
+"""`cmt-memory store …`: what is in a store, and its upkeep. Only `recompress` loads an LM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group(name="store")
 def store() -> None:
-    """Look into a store: list, show, delete, stats.
+    """Look into a store and keep it in order: list, show, delete, stats, verify, compact.
 
     \b
     Example:  cmt-memory store list --store mem
@@ -93,6 +93,8 @@ def show(id: str, path: Path, as_json: bool) -> None:
     click.echo(f"metadata  {json.dumps(info.metadata, ensure_ascii=False)}")
     click.echo(f"size      {info.tokens:,} tokens; text {size(info.bytes)}, memory {size(info.payload_bytes)}")
     click.echo(f"added     {_time(info.created)}, updated {_time(info.updated)}")
+    if info.expires is not None:
+        click.echo(f"expires   {_time(info.expires)}")
     for passage in passages:
         start, end = passage["span"]
         click.echo(f"passage   {passage['id']}: characters {start:,} to {end:,}, {passage['tokens']:,} tokens")
@@ -149,7 +151,8 @@ def stats(path: Path, as_json: bool) -> None:
     lines = {
         "documents": f"{found['documents']:,} in {found['passages']:,} passages, {found['tokens']:,} tokens",
         "text": f"{size(found['text_bytes'])}, {size(found['text_bytes'] / documents)} a document",
-        "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document",
+        "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document"
+        + (f"; {found['waiting']:,} passages wait for theirs" if found["waiting"] else ""),
         "on disk": f"{size(disk['total'])} (ledger {size(disk['ledger'])}, payloads {size(disk['payloads'])}, "
         f"search index {size(disk['index'])})",
         "model": f"{found['model']}, ratio {found['ratio']}, latent {found['latent']}",
@@ -157,6 +160,59 @@ def stats(path: Path, as_json: bool) -> None:
     }
     for name, value in lines.items():
         click.echo(f"{name:<10}{value}")
+
+
+@store.command()
+@store_option()
+@json_option
+@debug_option
+@click.pass_context
+def verify(ctx: click.Context, path: Path, as_json: bool) -> None:
+    """Read everything in a store, compare it with its digests, and say what to do about each problem.
+
+    \b
+    Example:  cmt-memory store verify --store mem
+    Script:   cmt-memory store verify --store mem --json | jq '.problems[].document'
+
+    The exit code is 1 if there are problems. Nothing is changed.
+    """
+    with _bank(path, read_only=False) as bank:
+        report = bank.verify()
+    if as_json:
+        print_json(asdict(report) | {"ok": report.ok})
+    else:
+        for problem in report.problems:
+            where = f" in {problem.document}" if problem.document is not None else ""
+            click.echo(f"{problem.kind}{where}: {problem.message}; {problem.remedy}")
+        found = "no problem" if report.ok else f"{len(report.problems):,} problem{'s' * (len(report.problems) != 1)}"
+        click.echo(
+            f"{path}: {found} in {report.documents:,} documents, {report.passages:,} passages and "
+            f"{report.memories:,} memories, {report.seconds:.1f} s"
+        )
+    if not report.ok:
+        ctx.exit(1)
+
+
+@store.command()
+@store_option()
+@json_option
+@debug_option
+def compact(path: Path, as_json: bool) -> None:
+    """Give the space of deleted documents back; afterwards no file of the store holds their text or vectors.
+
+    \b
+    Example:  cmt-memory store compact --store mem
+
+    Also writes the search index, the word index and the counts anew where they are damaged.
+    """
+    with _bank(path, read_only=False) as bank:
+        before = bank.stats()["disk_bytes"]["total"]
+        bank.compact()
+        after = bank.stats()["disk_bytes"]["total"]
+    if as_json:
+        print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        click.echo(f"{path}: {size(before)} before, {size(after)} after")
 
 
 @contextmanager

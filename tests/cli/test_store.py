@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 
 import pytest
 
@@ -51,3 +52,30 @@ def test_no_model_is_needed_to_look(cmt, lm, notes, tmp_path, command):
     cmt("add", notes, "--store", tmp_path / "mem", "--model", own, "--encoder", "none")
     shutil.rmtree(own)
     cmt("store", command, "--store", tmp_path / "mem")
+
+
+def test_verify_finds_nothing_in_a_sound_store(cmt, store):
+    assert "no problem in 4 documents" in cmt("store", "verify", "--store", store).stdout
+    report = json.loads(cmt("store", "verify", "--store", store, "--json").stdout)
+    assert (report["ok"], report["problems"], report["memories"]) == (True, [], 4)
+
+
+def test_verify_names_the_document_and_what_to_do(cmt, store):
+    connection = sqlite3.connect(store / "ledger.sqlite3", isolation_level=None)
+    connection.execute("UPDATE documents SET text = x'41' WHERE id = 'locker'")
+    connection.close()
+    result = cmt("store", "verify", "--store", store, code=1)
+    assert "text in locker: the text is not what was added; delete it and add it again" in result.stdout
+    report = json.loads(cmt("store", "verify", "--store", store, "--json", code=1).stdout)
+    assert "locker" in {problem["document"] for problem in report["problems"]}
+    cmt("store", "delete", "locker", "--store", store)
+    cmt("store", "compact", "--store", store)
+    cmt("store", "verify", "--store", store)
+
+
+def test_compact_prints_what_it_gave_back(cmt, store):
+    cmt("store", "delete", "locker", "--store", store)
+    counts = json.loads(cmt("store", "compact", "--store", store, "--json").stdout)
+    assert counts["bytes_before"] >= counts["bytes_after"] > 0
+    assert "before" in cmt("store", "compact", "--store", store).stdout
+    assert b"4471" not in b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())

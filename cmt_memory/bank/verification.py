@@ -1,0 +1,221 @@
+"""Is everything in a bank as it was written? Finds what is not, and says what to do about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+from cmt_memory.bank.filters import is_filterable, label_value
+from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.queries import Queries, chunks
+from cmt_memory.bank.sync import SyncedIndex
+from cmt_memory.errors import CMTError
+
+Kind = Literal["ledger", "setting", "words", "text", "metadata", "memory", "file", "vector", "index"]
+
+RESTORE = "restore the folder from a copy"
+COMPACT = "run `cmt-memory store compact`"
+RECOMPRESS = "run `cmt-memory store recompress`"
+READD = "delete it and add it again"
+_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it was written.
+
+    Args:
+        kind: What is wrong: the ``ledger`` itself, a ``setting`` of the store, the lexicon (``words``), a
+            document's ``text`` or ``metadata``, a ``memory``, a payload ``file`` that nothing refers to, a
+            ``vector``, or the ``index``.
+        document: Id of the document; None where it concerns none in particular.
+        message: What was found.
+        remedy: What to do.
+    """
+
+    kind: Kind
+    document: str | None
+    message: str
+    remedy: str
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What :meth:`MemoryBank.verify` looked at and what it found.
+
+    Args:
+        documents: Documents looked at.
+        passages: Passages looked at.
+        memories: Memories read and compared with their sha256.
+        seconds: How long it took.
+        problems: Nothing, in a sound store.
+    """
+
+    documents: int = 0
+    passages: int = 0
+    memories: int = 0
+    seconds: float = 0.0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+class Verification:
+    """One look at everything in a bank; reads every byte of it once.
+
+    Args:
+        ledger: The ledger.
+        queries: Reads the same ledger.
+        index: The index; None leaves it out, as a reader must.
+        keep_text: Whether the bank keeps texts.
+    """
+
+    def __init__(self, ledger: Ledger, queries: Queries, index: SyncedIndex | None, *, keep_text: bool) -> None:
+        self._ledger, self._queries, self._index, self._keep_text = ledger, queries, index, keep_text
+        self._report = VerifyReport()
+
+    def run(self) -> VerifyReport:
+        """Look at everything; what cannot be read at all is a problem too, not an error."""
+        started = time.monotonic()
+        checks: list[Callable[[], Iterator[Problem]]] = [
+            self._pages, self._tables, self._words, self._settings, self._documents, self._memories, self._files,
+            self._vectors,
+        ]  # fmt: skip
+        for check in checks:
+            try:
+                self._report.problems += check()
+            except CMTError as error:
+                self._report.problems.append(Problem("ledger", None, str(error), RESTORE))
+        self._report.seconds = time.monotonic() - started
+        return self._report
+
+    def _pages(self) -> Iterator[Problem]:
+        with self._ledger.database.read() as connection:
+            for (found,) in connection.execute("PRAGMA integrity_check"):
+                if found != "ok":
+                    yield Problem("ledger", None, f"SQLite: {found}", RESTORE)
+
+    def _tables(self) -> Iterator[Problem]:
+        with self._ledger.database.read() as connection:
+            counted = tuple(
+                connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("documents", "passages")
+            )
+            kept = connection.execute("SELECT documents, passages FROM counters").fetchone()
+            if counted != kept:
+                yield Problem("ledger", None, f"{counted} documents and passages are counted as {kept}", COMPACT)
+            for table in ("vectors", "payloads"):
+                (count,) = connection.execute(
+                    f"SELECT count(*) FROM {table} WHERE passage NOT IN (SELECT key FROM passages)"
+                ).fetchone()
+                if count:
+                    yield Problem("ledger", None, f"{count} {table} belong to no passage", COMPACT)
+            for (id,) in connection.execute(
+                "SELECT id FROM documents WHERE key NOT IN (SELECT document FROM passages)"
+            ).fetchall():
+                yield Problem("ledger", id, "it has no passages, so it cannot be found", READD)
+        self._report.documents, self._report.passages = counted
+
+    def _words(self) -> Iterator[Problem]:
+        """FTS5's own check of its index against the texts, which SQLite allows only to a writer."""
+        if self._ledger.database.read_only:
+            return
+        try:
+            with self._ledger.database.alone() as connection:
+                connection.execute("INSERT INTO lexicon (lexicon, rank) VALUES ('integrity-check', 1)")
+        except CMTError as error:
+            yield Problem("words", None, f"the words of BM25 are not those of the texts: {error}", COMPACT)
+
+    def _settings(self) -> Iterator[Problem]:
+        with self._ledger.database.read() as connection:
+            rows = connection.execute("SELECT name, sha256, data FROM assets").fetchall()
+        for name, digest, data in rows:
+            if sha256(data).digest() != digest:
+                yield Problem("setting", None, f"the asset {name!r} is not what was kept", RESTORE)
+
+    def _documents(self) -> Iterator[Problem]:
+        last = 0
+        while True:
+            with self._ledger.database.read() as connection:
+                rows = connection.execute(
+                    "SELECT key, id, sha256, text, metadata_sha256, metadata FROM documents WHERE key > ? "
+                    "ORDER BY key LIMIT ?",
+                    (last, _AT_ONCE),
+                ).fetchall()
+                labels: dict[int, dict[str, object]] = {}
+                if rows:
+                    between = (rows[0][0], rows[-1][0])
+                    for key, name, value in connection.execute(
+                        "SELECT document, key, value FROM labels WHERE document BETWEEN ? AND ?", between
+                    ):
+                        labels.setdefault(key, {})[name] = value
+            for key, id, digest, text, metadata_digest, metadata in rows:
+                if self._keep_text and (text is None or sha256(text).digest() != digest):
+                    yield Problem("text", id, "the text is not what was added", READD)
+                if sha256(str(metadata).encode()).digest() != metadata_digest:
+                    yield Problem("metadata", id, "the metadata is not what was given", "set it with `update`")
+                elif labels.get(key, {}) != _labels(metadata):
+                    yield Problem("metadata", id, "filters see other metadata", "set it with `update`")
+            if len(rows) < _AT_ONCE:
+                return
+            last = rows[-1][0]
+
+    def _memories(self) -> Iterator[Problem]:
+        remedy = RECOMPRESS if self._keep_text else READD
+        with self._ledger.database.read() as connection:
+            keys = [row[0] for row in connection.execute("SELECT passage FROM payloads ORDER BY passage")]
+        for _, some in chunks(list(dict.fromkeys(keys))):
+            stored = self._queries.payloads(some)
+            names = self._queries.names(list(stored))
+            for key, (digest, data) in stored.items():
+                self._report.memories += 1
+                fault = self._fault(digest, data)
+                # A payload that was replaced or deleted while it was read is none.
+                if fault and key in names and self._queries.payload_digests([key]).get(key) == digest:
+                    id, n = names[key]
+                    yield Problem("memory", id, f"the memory of its passage {n} {fault}", remedy)
+
+    def _fault(self, digest: bytes, data: bytes | None) -> str | None:
+        try:
+            payload = self._ledger.files.read(digest) if data is None else data
+        except CMTError:
+            return "has lost its file"
+        return None if sha256(payload).digest() == digest else "is damaged"
+
+    def _files(self) -> Iterator[Problem]:
+        with self._ledger.database.read() as connection:
+            used = {row[0] for row in connection.execute("SELECT sha256 FROM payloads WHERE data IS NULL")}
+            left = self._ledger.files.orphans(used)
+        for path in left:
+            yield Problem("file", None, f"{path.name} in payloads/ belongs to no memory", COMPACT)
+
+    def _vectors(self) -> Iterator[Problem]:
+        with self._ledger.database.read() as connection:
+            lost = connection.execute(
+                "SELECT DISTINCT d.id FROM passages p JOIN documents d ON d.key = p.document "
+                "WHERE p.indexed IS NOT NULL AND p.key NOT IN (SELECT passage FROM vectors)"
+            ).fetchall()
+        for (id,) in lost:
+            yield Problem("vector", id, "it has lost its retrieval vector", READD)
+        if self._index is None:
+            return
+        missing, surplus, differing = self._index.compare()
+        names = self._queries.names([*missing, *differing])
+        for keys, what in ((missing, "is missing in the index"), (differing, "is another one in the index")):
+            for key in keys:
+                if key in names:
+                    id, n = names[key]
+                    yield Problem("index", id, f"the vector of its passage {n} {what}", COMPACT)
+        if surplus:
+            yield Problem("index", None, f"the index holds {len(surplus)} passages that there are not", COMPACT)
+
+
+def _labels(metadata: str) -> dict[str, object]:
+    given = json.loads(metadata)
+    return {key: label_value(value) for key, value in given.items() if is_filterable(value)}
