@@ -43,9 +43,9 @@ class Ingestion:
         model: CMTModel,
         encoder: Encoder | None,
         *,
-        passage_tokens: int,
-        passage_overlap: int,
-        slot_dtype: SlotDtype,
+        passage_tokens: int = 512,
+        passage_overlap: int = 64,
+        slot_dtype: SlotDtype = "int8",
         lazy: bool = False,
         commit_tokens: int = COMMIT_TOKENS,
     ) -> None:
@@ -55,6 +55,8 @@ class Ingestion:
         self.lazy = lazy
         self.commit_tokens = commit_tokens
         self._bank, self._model, self._encoder = bank, model, encoder
+        self.generation = bank.generation
+        """The bank's generation of memories that the model's belong to."""
         split_passages("", model.lm.tokenizer, passage_tokens, passage_overlap)
         most = (model.lm.max_positions or 2 * passage_tokens) // 2 - len(model.lm.prompt.head_ids)
         self.passage_tokens = min(passage_tokens, most)
@@ -77,7 +79,7 @@ class Ingestion:
                 todo.append((document, self._split(document)))
             else:
                 (kept if change == "same" else renamed).append(document)
-        self._check_disk(sum(passage.n_tokens for _, passages in todo for passage in passages))
+        self.check_disk(sum(passage.n_tokens for _, passages in todo for passage in passages))
         for document in renamed:
             self._bank.set_metadata(str(document.id), document.metadata, expires)
         if kept and (expires is not None or self._bank.has_expiry()):
@@ -90,7 +92,7 @@ class Ingestion:
         total = sum(passage.n_tokens for _, passages in todo for passage in passages)
         with Progress("Compressing", total, unit="tokens", show=show_progress) as bar:
             for batch in self._commits(todo):
-                self._bank.put(self._prepare(batch, expires))
+                self._bank.put(self._prepare(batch, expires), self.generation)
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
                 if on_progress is not None:
                     on_progress([str(document.id) for document, _ in batch])
@@ -148,7 +150,7 @@ class Ingestion:
                 rows = self._bank.passages(some)
                 if rows:
                     texts = [row.text for row in rows.values()]
-                    self._bank.set_payloads(list(zip(rows, self.encode(texts), strict=True)))
+                    self._bank.set_payloads(list(zip(rows, self.encode(texts), strict=True)), self.generation)
                 bar.advance(len(some))
                 if on_progress is not None:
                     on_progress(list(dict.fromkeys(row.document for row in rows.values())))
@@ -157,7 +159,12 @@ class Ingestion:
         """Room on the bank's disk."""
         return shutil.disk_usage(self._bank.path).free
 
-    def _check_disk(self, tokens: int) -> None:
+    def check_disk(self, tokens: int) -> None:
+        """Refuse what would not fit on the disk, with a margin.
+
+        Raises:
+            InvalidInputError: the memories of so many tokens need more than is free.
+        """
         bytes_per_number = {"int8": 1, "float16": 2}.get(self.slot_dtype, self._model.lm.dtype.itemsize)
         needed = _FREE_DISK_FACTOR * tokens * self._model.slot_width * bytes_per_number // self._model.config.ratio
         free = self.free_bytes()

@@ -6,13 +6,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import TypeVar
 
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.codec import decode_memory
+from cmt_memory.bank.ledger import REPLACED
+from cmt_memory.errors import FingerprintMismatchError
 from cmt_memory.ingestion import Ingestion
 from cmt_memory.model.memory import Memory
 
 _BORROWED = 64
+
+T = TypeVar("T")
 
 
 class Memories:
@@ -30,15 +35,22 @@ class Memories:
         self._lock = threading.Lock()
         self._made: OrderedDict[int, bytes] = OrderedDict()
 
+    def _current(self, found: list[T]) -> list[T]:
+        """What was read, unless another model's memories took the place of these meanwhile."""
+        if self._bank.generation != self._ingestion.generation:
+            raise FingerprintMismatchError(REPLACED)
+        return found
+
     def memory_keys(self, passages: Sequence[str]) -> list[str]:
         """Content digests of the memories of passages, by passage id; what waits is compressed now.
 
         Raises:
             InvalidInputError: a passage is unknown.
+            FingerprintMismatchError: another model's memories have taken the place of these.
         """
         made = self._make(passages)
         if not made:
-            return self._bank.payload_digests(passages)
+            return self._current(self._bank.payload_digests(passages))
         keys = self._bank.passage_keys(passages)
         kept = iter(self._bank.payload_digests([p for p, key in zip(passages, keys, strict=True) if key not in made]))
         return [sha256(made[key]).hexdigest() if key in made else next(kept) for key in keys]
@@ -49,10 +61,11 @@ class Memories:
         Raises:
             InvalidInputError: a passage is unknown.
             StoreCorruptError: a memory is not what was stored.
+            FingerprintMismatchError: another model's memories have taken the place of these.
         """
         made = self._make(passages)
         if not made:
-            return self._bank.payloads(passages)
+            return self._current(self._bank.payloads(passages))
         keys = self._bank.passage_keys(passages)
         kept = iter(self._bank.payloads([p for p, key in zip(passages, keys, strict=True) if key not in made]))
         return [decode_memory(made[key]) if key in made else next(kept) for key in keys]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -12,16 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.bank.verification import VerifyReport
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
-from cmt_memory.errors import InvalidInputError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
-from cmt_memory.ingestion import Ingestion, OnProgress
-from cmt_memory.memories import Memories
+from cmt_memory.ingestion import OnProgress
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.opening import load_model, settle_encoder, settle_model
+from cmt_memory.recompression import recompress
 from cmt_memory.retrieval.selector import HybridSelector, check_k
+from cmt_memory.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -32,7 +31,7 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore:
+class CMTMemoryStore(Upkeep):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
     A folder that keeps every document's text, retrieval vector and memory. It is a context manager.
@@ -88,34 +87,59 @@ class CMTMemoryStore:
             raise InvalidInputError(f"path must name the store's folder, not {path!r}.")
         self.path = Path(path)
         self._clock = clock
-        self._add_lock = threading.Lock()
         given = model if isinstance(model, CMTModel) else load_model(model)
-        self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client, clock=clock)
+        bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client, clock=clock)
         try:
-            self.model = settle_model(self.bank, given)
-            self.encoder = settle_encoder(self.bank, encoder)
-            self._settings: dict[str, Any] = {
+            settings = {
                 "passage_tokens": passage_tokens,
                 "passage_overlap": passage_overlap,
                 "slot_dtype": slot_dtype,
                 "lazy": lazy,
             }
-            self._use(self.model)
+            super().__init__(bank, settle_model(bank, given), settle_encoder(bank, encoder), settings)
             self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
             if lazy and not self.bank.keep_text:
                 raise InvalidInputError(
                     "lazy=True compresses from the kept text, so it does not go with keep_text=False."
                 )
         except BaseException:
-            self.bank.close()
+            bank.close()
             raise
 
-    def _use(self, model: CMTModel) -> None:
-        """Compress and answer with a model from now on."""
-        self._ingestion = Ingestion(self.bank, model, self.encoder, **self._settings)
-        self.memories = Memories(self.bank, self._ingestion)
-        self.generator = CMTGenerator(model, source=self.memories)
-        self.model = model
+    @classmethod
+    def open_recompressed(
+        cls,
+        path: str | os.PathLike[str],
+        model: str | CMTModel,
+        *,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> CMTMemoryStore:
+        """Make the memories of a store anew by another model and open it with that, as `recompress` does.
+
+        The model of before need not be there any more.
+
+        Args:
+            path: the store's folder.
+            model: the other model.
+            show_progress: draw a progress bar.
+            on_progress: called after each commit with the ids of its documents.
+            options: of the store, such as `slot_dtype` and `encoder`.
+
+        Raises:
+            InvalidInputError: there is no store, or it keeps no text.
+            StoreLockedError: the store is open for writing.
+        """
+        given = model if isinstance(model, CMTModel) else load_model(model)
+        MemoryBank(path, read_only=True).close()
+        bank = MemoryBank(path, client=options.get("client"))
+        try:
+            settings = {name: options[name] for name in ("slot_dtype",) if name in options}
+            recompress(bank, given, settings=settings, show_progress=show_progress, on_progress=on_progress)
+        finally:
+            bank.close()
+        return cls(path, given, **options)
 
     # -- documents ---------------------------------------------------------------------------------------------
 
@@ -193,18 +217,6 @@ class CMTMemoryStore:
             elif ttl != "keep":
                 self.bank.set_expiry([id], expires)
 
-    def compress_pending(self, *, show_progress: bool = False, on_progress: OnProgress | None = None) -> None:
-        """Compress what `lazy=True` left waiting; questions and changes may go on beside it.
-
-        An interrupted call keeps what was committed: call again to go on.
-
-        Args:
-            show_progress: draw a progress bar.
-            on_progress: called after each commit with the ids of documents that it made memories for.
-        """
-        waiting = self.bank.uncompressed()
-        self._ingestion.compress_waiting(waiting, show_progress=show_progress, on_progress=on_progress)
-
     def _expires(self, ttl: float | None) -> float | None:
         if ttl is None:
             return None
@@ -223,10 +235,6 @@ class CMTMemoryStore:
             InvalidInputError: an id is unknown; nothing was deleted.
         """
         self.bank.delete(_id_list(ids))
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        return len(self.bank)
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -292,7 +300,7 @@ class CMTMemoryStore:
             "alpha": alpha,
         }
         completion, hits, searched = self._with_hits(
-            self.generator.generate, question, k, mode, filter, min_score, memory_ids, settings
+            lambda generator: generator.generate, question, k, mode, filter, min_score, memory_ids, settings
         )
         return _answer(completion, hits, searched)
 
@@ -322,13 +330,13 @@ class CMTMemoryStore:
             "alpha": alpha,
         }
         pieces, hits, searched = self._with_hits(
-            self.generator.stream, question, k, mode, filter, min_score, memory_ids, settings
+            lambda generator: generator.stream, question, k, mode, filter, min_score, memory_ids, settings
         )
         return _streamed(pieces, hits, searched)
 
     def _with_hits(
         self,
-        run: Callable[..., T],
+        way: Callable[[CMTGenerator], Callable[..., T]],
         question: str,
         k: int,
         mode: str,
@@ -337,15 +345,24 @@ class CMTMemoryStore:
         memory_ids: Sequence[str] | None,
         settings: dict[str, Any],
     ) -> tuple[T, list[MemoryHit], float]:
-        """Find hits and run the LM with them; a hit that is deleted in between is dropped."""
+        """Find hits and run the LM with them; a hit that is deleted in between is dropped.
+
+        Where `recompress` replaces the model in between, the new one answers.
+        """
         started = time.perf_counter()
         hits = self._hits(question, k, mode, filter, min_score, memory_ids)
         searched = time.perf_counter() - started
         checked_settings(**settings)
         if mode != "memory":
             settings = settings | {"alpha": 0.0}
+        run = way(generator := self.generator)
         try:
             return run(question, **_context(hits, mode), **settings), hits, searched
+        except FingerprintMismatchError:
+            with self._add_lock:
+                if self.generator is generator:
+                    raise
+            return way(self.generator)(question, **_context(hits, mode), **settings), hits, searched
         except InvalidInputError:
             known = self.bank.contains([hit.id for hit in hits])
             alive = [hit for hit in hits if hit.id in known]
@@ -381,39 +398,6 @@ class CMTMemoryStore:
             MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
             for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
         ]
-
-    # -- the store itself --------------------------------------------------------------------------------------
-
-    def stats(self) -> dict[str, Any]:
-        """Counts and sizes; see `MemoryBank.stats`, and what memories are made with."""
-        config = self.model.config
-        return self.bank.stats() | {
-            "model": config.lm,
-            "ratio": config.ratio,
-            "latent": config.latent,
-            "slot_dtype": self._ingestion.slot_dtype,
-            "encoder": self.encoder.id if self.encoder is not None else None,
-        }
-
-    def verify(self) -> VerifyReport:
-        """Read everything on disk and compare it with its digests, and the index with the ledger.
-
-        Returns:
-            What was looked at, and each problem with the document it concerns and what to do about it.
-        """
-        return self.bank.verify()
-
-    def compact(self) -> None:
-        """Give the space of deleted and expired documents back; afterwards no file holds their text or vectors.
-
-        Raises:
-            StoreLockedError: another process reads what was deleted, or shares an index that has to be written anew.
-        """
-        self.bank.compact()
-
-    def close(self) -> None:
-        """Close the store; closing twice is fine, using it afterwards raises `StoreClosedError`."""
-        self.bank.close()
 
     def __enter__(self) -> CMTMemoryStore:
         return self

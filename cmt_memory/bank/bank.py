@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cmt_memory.bank.generations import NextMemories
 from cmt_memory.bank.index import VectorIndex
 from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
@@ -62,12 +63,12 @@ class MemoryBank(BankReader):
             if not read_only:
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
-                    lock = FolderLock(folder / "lock", shared=client is not None)
+                    self._lock = FolderLock(folder / "lock", shared=client is not None)
                 except OSError as error:
                     raise InvalidInputError(
                         f"{folder} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
                     ) from error
-                opened.callback(lock.release)
+                opened.callback(self._lock.release)
             ledger = Ledger(folder, read_only=read_only, clock=clock)
             opened.callback(ledger.database.close)
             super().__init__(folder, ledger)
@@ -75,24 +76,30 @@ class MemoryBank(BankReader):
             if not read_only:
                 index = VectorIndex(folder / "chroma", self._collection_name(), client)
                 opened.callback(index.close)
-                self._index = SyncedIndex(self._ledger, self._queries, index, lock)
+                self._index = SyncedIndex(self._ledger, self._queries, index, self._lock)
                 self._index.repair()
                 self._remove_expired()
+                self.next_memories().remove_old()
             self._opened = opened.pop_all()
 
     # -- changes --------------------------------------------------------------------------------------------
 
-    def put(self, documents: Sequence[StoredDocument]) -> None:
+    def put(self, documents: Sequence[StoredDocument], generation: int | None = None) -> None:
         """Keep documents, each in place of the one with its id, in one transaction.
 
         When this returns, the documents are on disk and can be searched.
 
+        Args:
+            documents: The documents with their passages.
+            generation: The bank's :attr:`generation` when their memories were made; the present one, unless given.
+
         Raises:
+            FingerprintMismatchError: That generation is over; nothing was changed.
             InvalidInputError: A document has no passages, or a vector has not the bank's dimension; nothing
                 was changed.
         """
         self._check_vectors(documents)
-        self._ledger.put(documents, keep_text=self.keep_text)
+        self._ledger.put(documents, keep_text=self.keep_text, generation=generation)
         self._sync()
 
     def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires = "keep") -> None:
@@ -131,9 +138,17 @@ class MemoryBank(BankReader):
         self._ledger.delete(distinct)
         self._sync()
 
-    def set_payloads(self, payloads: Sequence[tuple[int, bytes]]) -> None:
-        """Give passages, by key, their memory or another one; those that are gone meanwhile are passed over."""
-        self._ledger.set_payloads(payloads)
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int | None = None) -> None:
+        """Give passages, by key, their memory or another one; those that are gone meanwhile are passed over.
+
+        Raises:
+            FingerprintMismatchError: The ``generation`` that the memories were made for is over.
+        """
+        self._ledger.set_payloads(payloads, self.generation if generation is None else generation)
+
+    def next_memories(self) -> NextMemories:
+        """Where another model's memories are made before they take the place of these."""
+        return NextMemories(self._ledger, self._queries, self._lock)
 
     def replace_encoder(
         self,

@@ -58,11 +58,21 @@ class Ledger:
         with self.database.write() as connection:
             connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
 
-    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool) -> None:
-        """Keep documents, each in place of the one with its id; all of them or, on an error, none."""
+    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool, generation: int | None = None) -> None:
+        """Keep documents, each in place of the one with its id; all of them or, on an error, none.
+
+        Args:
+            documents: The documents.
+            keep_text: Whether to keep their texts.
+            generation: Which generation their payloads belong to; the one that counts, unless given.
+
+        Raises:
+            FingerprintMismatchError: That generation is over; nothing was changed.
+        """
         now = self.database.clock()
         with self.database.write() as connection:
-            self._check_generation(connection)
+            if generation is not None and generation != _generation(connection):
+                raise FingerprintMismatchError(REPLACED)
             dropped = _remove_expired(connection)
             for document in documents:
                 metadata = metadata_json(document.metadata)
@@ -146,23 +156,35 @@ class Ledger:
             dropped = _remove_expired(connection)
         self._remove_files(dropped)
 
-    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int | None = None) -> None:
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int) -> None:
         """Keep the payloads of passages, by key, in place of those they have; passages that are gone stay gone.
 
         Args:
             payloads: Passage keys and what ``encode_memory`` made.
-            generation: Which generation they belong to; the one that counts, unless given.
+            generation: Which generation they belong to: the one that counts, or the next.
+
+        Raises:
+            FingerprintMismatchError: That generation is over.
         """
-        number = self.database.generation if generation is None else generation
         dropped = set[bytes]()
         with self.database.write() as connection:
-            if generation is None:
-                self._check_generation(connection)
+            if generation < _generation(connection):
+                raise FingerprintMismatchError(REPLACED)
             for key, payload in payloads:
                 if connection.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone():
-                    dropped |= _files(connection, "passage = ? AND generation = ?", (key, number))
-                    self._insert_payload(connection, key, number, payload)
+                    dropped |= _files(connection, "passage = ? AND generation = ?", (key, generation))
+                    self._insert_payload(connection, key, generation, payload)
         self._remove_files(dropped)
+
+    def remove_payloads(self, which: str, generation: int, most: int) -> int:
+        """Delete payloads by an SQL condition on their generation, and return how many those were."""
+        with self.database.write() as connection:
+            found = connection.execute(
+                f"SELECT rowid, data IS NULL, sha256 FROM payloads WHERE {which} LIMIT ?", (generation, most)
+            ).fetchall()
+            connection.executemany("DELETE FROM payloads WHERE rowid = ?", [(row[0],) for row in found])
+        self._remove_files({row[2] for row in found if row[1]})
+        return len(found)
 
     def forget_vectors(self, encoder: dict[str, Any]) -> None:
         """Drop every vector and note the encoder that is to make the new ones."""
@@ -224,12 +246,6 @@ class Ledger:
             connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM stale")
 
-    def _check_generation(self, connection: sqlite3.Connection) -> None:
-        """Refuse memories of a model that is no longer the store's."""
-        (current,) = connection.execute("SELECT generation FROM counters").fetchone()
-        if current != self.database.generation:
-            raise FingerprintMismatchError(REPLACED)
-
     def _insert_passages(
         self, connection: sqlite3.Connection, document: int, stored: StoredDocument, keep_text: bool
     ) -> None:
@@ -253,7 +269,7 @@ class Ledger:
             if passage.vector is not None:
                 connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, _vector_blob(passage.vector)))
             if passage.payload is not None:
-                self._insert_payload(connection, key, self.database.generation, passage.payload)
+                self._insert_payload(connection, key, _generation(connection), passage.payload)
             if keep_text:
                 text = stored.text[passage.start : passage.end]
                 connection.execute("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", (key, text))
@@ -278,6 +294,10 @@ class Ledger:
 
 def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+
+def _generation(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT generation FROM counters").fetchone()[0])
 
 
 def _document_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:

@@ -28,7 +28,7 @@ class PayloadFiles:
         """Keep a payload and return its sha256 (32 bytes); one that is there already is not written again."""
         digest = sha256(payload).digest()
         path = self._path(digest)
-        if path.exists() and path.stat().st_size == len(payload):
+        if path.exists() and sha256(path.read_bytes()).digest() == digest:
             return digest
         self.folder.mkdir(exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

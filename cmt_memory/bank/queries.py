@@ -20,6 +20,10 @@ T = TypeVar("T")
 _CHUNK = 500
 # Documents whose time has come are gone for every reader, before the next write removes them.
 _LIVE = "(d.expires IS NULL OR d.expires > cmt_now())"
+LACKING = (
+    "SELECT p.document, p.key, p.n_tokens FROM passages p JOIN documents d ON d.key = p.document LEFT JOIN payloads y "
+    f"ON y.passage = p.key AND y.generation = ? WHERE y.passage IS NULL AND {_LIVE}"
+)
 _EXPIRED = "SELECT key FROM documents WHERE expires <= cmt_now()"
 
 
@@ -207,12 +211,16 @@ class Queries:
 
     def without_payload(self) -> list[int]:
         """Keys of the passages that are not compressed yet."""
-        done = f"SELECT passage FROM payloads WHERE {self._current}"
-        rows = self._all(
-            "SELECT p.key FROM passages p JOIN documents d ON d.key = p.document "
-            f"WHERE {_LIVE} AND p.key NOT IN ({done}) ORDER BY p.key"
-        )
-        return [row[0] for row in rows]
+        return [key for _, key, _ in self.lacking(self._database.generation)]
+
+    def lacking(self, generation: int) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of each passage without a payload of a generation, documents together."""
+        return [(row[0], row[1], row[2]) for row in self._all(f"{LACKING} ORDER BY p.document, p.n", (generation,))]
+
+    def work_on(self, keys: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of passages, as :meth:`lacking` gives them."""
+        rows = self._in("SELECT document, key, n_tokens FROM passages WHERE key IN (%s)", keys)
+        return sorted((row[0], row[1], row[2]) for row in rows)
 
     def without_payload_in(self, ids: Sequence[str]) -> list[int]:
         """Keys of the passages of documents that are not compressed yet."""

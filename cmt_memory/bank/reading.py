@@ -13,7 +13,7 @@ from cmt_memory.bank.ledger import REPLACED, Ledger
 from cmt_memory.bank.queries import Queries
 from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.bank.verification import Verification, VerifyReport
+from cmt_memory.bank.verification import Verification, VerifyReport, check_memories
 from cmt_memory.documents import Document, metadata_json
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError
 
@@ -164,6 +164,20 @@ class BankReader:
             self._check_generation()
         return waiting
 
+    def lacking(self) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of each passage that has no memory yet, documents together."""
+        return self._queries.lacking(self.generation)
+
+    def faulty(self) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of each passage whose memory is damaged; reads all of them."""
+        keys = [key for key, fault in check_memories(self._ledger, self._queries) if fault]
+        return self._queries.work_on(keys)
+
+    @property
+    def generation(self) -> int:
+        """How often another model had made the memories anew when the bank was opened, or here since."""
+        return self._ledger.database.generation
+
     def uncompressed_in(self, ids: Sequence[str]) -> list[int]:
         """Keys of the passages of documents, by document id, that have no memory yet."""
         return self._queries.without_payload_in(ids)
@@ -298,7 +312,7 @@ class BankReader:
             raise InvalidInputError(f"unknown ids {unknown[:10]}{more}; nothing was changed.")
 
     def _check_generation(self) -> None:
-        if self._queries.generation() != self._ledger.database.generation:
+        if self._queries.generation() != self.generation:
             raise FingerprintMismatchError(REPLACED)
 
     def _payload(self, passage_id: str, digest: bytes, data: bytes | None) -> bytes | bytearray:

@@ -13,7 +13,7 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.errors import CMTError
+from cmt_memory.errors import CMTError, StoreCorruptError
 
 Kind = Literal["ledger", "setting", "words", "text", "metadata", "memory", "file", "vector", "index"]
 
@@ -168,25 +168,11 @@ class Verification:
 
     def _memories(self) -> Iterator[Problem]:
         remedy = RECOMPRESS if self._keep_text else READD
-        with self._ledger.database.read() as connection:
-            keys = [row[0] for row in connection.execute("SELECT passage FROM payloads ORDER BY passage")]
-        for _, some in chunks(list(dict.fromkeys(keys))):
-            stored = self._queries.payloads(some)
-            names = self._queries.names(list(stored))
-            for key, (digest, data) in stored.items():
-                self._report.memories += 1
-                fault = self._fault(digest, data)
-                # A payload that was replaced or deleted while it was read is none.
-                if fault and key in names and self._queries.payload_digests([key]).get(key) == digest:
-                    id, n = names[key]
+        for key, fault in check_memories(self._ledger, self._queries):
+            self._report.memories += 1
+            if fault:
+                for id, n in self._queries.names([key]).values():
                     yield Problem("memory", id, f"the memory of its passage {n} {fault}", remedy)
-
-    def _fault(self, digest: bytes, data: bytes | None) -> str | None:
-        try:
-            payload = self._ledger.files.read(digest) if data is None else data
-        except CMTError:
-            return "has lost its file"
-        return None if sha256(payload).digest() == digest else "is damaged"
 
     def _files(self) -> Iterator[Problem]:
         with self._ledger.database.read() as connection:
@@ -214,6 +200,22 @@ class Verification:
                     yield Problem("index", id, f"the vector of its passage {n} {what}", COMPACT)
         if surplus:
             yield Problem("index", None, f"the index holds {len(surplus)} passages that there are not", COMPACT)
+
+
+def check_memories(ledger: Ledger, queries: Queries) -> Iterator[tuple[int, str | None]]:
+    """Read every memory that counts: the passage's key, and what is wrong with it if anything is."""
+    with ledger.database.read() as connection:
+        keys = [row[0] for row in connection.execute("SELECT passage FROM payloads ORDER BY passage")]
+    for _, some in chunks(list(dict.fromkeys(keys))):
+        for key, (digest, data) in queries.payloads(some).items():
+            fault = None
+            try:
+                if sha256(ledger.files.read(digest) if data is None else data).digest() != digest:
+                    fault = "is damaged"
+            except StoreCorruptError:
+                fault = "has lost its file"
+            # A memory that was replaced or deleted while it was read is sound.
+            yield key, fault if fault and queries.payload_digests([key]).get(key) == digest else None
 
 
 def _labels(metadata: str) -> dict[str, object]:

@@ -165,15 +165,37 @@ def load(name: str, ratio: int | None = None, latent: int | Literal["full"] | No
         raise CMTError(f"The model {name!r} cannot be loaded: {reason} Name another with --model.") from error
 
 
+def model_for_recompress(
+    path: Path, model: str | None, ratio: int | None, latent: int | Literal["full"] | None
+) -> CMTModel:
+    """The model that a store's memories are to be made with: what is not given is as the store has it.
+
+    Raises:
+        CMTError: the model cannot be loaded.
+    """
+    quiet()
+    stored = _stored_settings(path)
+    name = model or stored.get("lm") or DEFAULT_MODEL
+    if ratio is None:
+        ratio, latent = stored.get("ratio"), latent or stored.get("latent")
+    if (Path(name) / "cmt.safetensors").is_file() and model is not None:
+        latent = None  # a saved model brings its own
+    return load(name, ratio, latent)
+
+
 def stored_model(path: Path) -> str | None:
     """The LM that a store was made with, as `from_llm` takes it; None for a new store."""
+    return _stored_settings(path).get("lm") or None
+
+
+def _stored_settings(path: Path) -> dict[str, Any]:
     if not is_store(path):
-        return None
+        return {}
     from cmt_memory.bank.bank import MemoryBank
 
     bank = MemoryBank(path, read_only=True)
     try:
-        return (bank.meta("model") or {}).get("lm") or None
+        return bank.meta("model") or {}
     finally:
         bank.close()
 

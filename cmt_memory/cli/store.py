@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option, store_option
+from cmt_memory.cli.options import (
+    debug_option,
+    json_option,
+    latent_option,
+    model_for_recompress,
+    model_option,
+    ratio_option,
+    store_option,
+)
 from cmt_memory.cli.output import print_json, size
 from cmt_memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from cmt_memory.bank.bank import MemoryBank
+    from cmt_memory.bank.codec import SlotDtype
     from cmt_memory.bank.records import DocumentInfo
 
 
 @click.group(name="store")
 def store() -> None:
-    """Look into a store and keep it in order: list, show, delete, stats, verify, compact.
+    """Look into a store and keep it in order: list, show, delete, stats, verify, compact, recompress.
 
     \b
     Example:  cmt-memory store list --store mem
@@ -213,6 +223,61 @@ def compact(path: Path, as_json: bool) -> None:
         print_json({"bytes_before": before, "bytes_after": after})
     else:
         click.echo(f"{path}: {size(before)} before, {size(after)} after")
+
+
+@store.command()
+@store_option()
+@model_option("LM that answers from now on: a hub id, a folder, or cmt-tiny.  [default: the store's own]")
+@ratio_option
+@latent_option
+@click.option(
+    "--slot-dtype",
+    type=click.Choice(["int8", "float16", "native"]),
+    default="int8",
+    show_default=True,
+    help="How slots are kept; lossless memories always keep the LM's own dtype.",
+)
+@json_option
+@debug_option
+def recompress(
+    path: Path,
+    model: str | None,
+    ratio: int | None,
+    latent: int | Literal["full"] | None,
+    slot_dtype: SlotDtype,
+    as_json: bool,
+) -> None:
+    """Make every memory anew from the kept text, by another LM or with another ratio or latent.
+
+    \b
+    Example:  cmt-memory store recompress --store mem --model Qwen/Qwen3-0.6B
+    Smaller:  cmt-memory store recompress --store mem --ratio 8
+    Repair:   cmt-memory store recompress --store mem
+
+    The old memories are used until all new ones are there. If it is interrupted, the same command goes on from
+    there. With nothing but --store, only memories that are damaged or missing are made anew.
+    """
+    done: list[str] = []
+    loaded = model_for_recompress(path, model, ratio, latent)
+    from cmt_memory.recompression import recompress as make_anew
+
+    with _bank(path, read_only=False) as bank:
+        if (model, ratio, latent) == (None, None, None):
+            from cmt_memory.opening import settle_model
+
+            loaded = settle_model(bank, loaded)
+        settings = {"slot_dtype": slot_dtype}
+        make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
+        documents = len(bank)
+    config = loaded.config
+    if as_json:
+        found = {"documents": documents, "recompressed": len(done)}
+        print_json(found | {"model": config.lm, "ratio": config.ratio, "latent": config.latent})
+    else:
+        click.echo(
+            f"{path}: {len(done):,} of {documents:,} documents have new memories, by {config.lm}, "
+            f"ratio {config.ratio}, latent {config.latent}"
+        )
 
 
 @contextmanager

@@ -338,14 +338,14 @@ class CMTModel:
 
         Raises:
             InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
-                longer be read. Fit first, or make a new model and a new store.
+                longer be read. Fit first, or make a new model and `recompress` the store with it.
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
         if self._made_memories:
             raise InvalidInputError(
                 "This model has made memories already, and they could not be read after another fit. Fit a new model, "
-                "and add the documents to a new store with it."
+                "and make the store's memories anew with store.recompress(model), or use a new store."
             )
         if not documents:
             raise InvalidInputError("fit needs at least one document.")

@@ -8,6 +8,8 @@ import sqlite3
 
 import pytest
 
+from tests.tiny import tiny_lm, tokenizer
+
 
 def test_list_counts_and_pages(cmt, store, notes):
     everything = json.loads(cmt("store", "list", "--store", store, "--json").stdout)
@@ -79,3 +81,21 @@ def test_compact_prints_what_it_gave_back(cmt, store):
     assert counts["bytes_before"] >= counts["bytes_after"] > 0
     assert "before" in cmt("store", "compact", "--store", store).stdout
     assert b"4471" not in b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+
+
+def test_the_command_changes_model_or_ratio_and_mends(cmt, lm, notes, tmp_path):
+    path, other = tmp_path / "mem", tmp_path / "other"
+    tiny_lm("qwen3").save_pretrained(other)
+    tokenizer().save_pretrained(other)
+    own = tmp_path / "lm"
+    shutil.copytree(lm, own)
+    cmt("add", notes, "--store", path, "--model", own, "--encoder", "none")
+    shutil.rmtree(own)
+    result = cmt("store", "recompress", "--store", path, "--model", other, "--json")
+    counts = json.loads(result.stdout)
+    assert counts == {"documents": 4, "recompressed": 4, "model": str(other), "ratio": 1, "latent": "full"}
+    smaller = json.loads(cmt("store", "recompress", "--store", path, "--ratio", "4", "--json").stdout)
+    assert (smaller["ratio"], smaller["recompressed"]) == (4, 4)
+    assert "0 of 4 documents have new memories" in cmt("store", "recompress", "--store", path).stdout
+    assert cmt("ask", "spare key", "--store", path, "--max-new-tokens", "2", "--json").exit_code == 0
+    cmt("store", "verify", "--store", path)

@@ -1,0 +1,95 @@
+"""Memories by another model: made beside those that count, until all are there and take their place at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.lock import FolderLock
+from cmt_memory.bank.queries import LACKING, Queries
+from cmt_memory.errors import FingerprintMismatchError, StoreLockedError
+
+_MAKER = "next_memories"
+_OLD = "old_memories"
+_AT_ONCE = 1000
+
+
+class NextMemories:
+    """The generation after the one that counts. Nothing reads it before :meth:`adopt`.
+
+    Args:
+        ledger: The ledger.
+        queries: Reads the same ledger.
+        lock: The folder's lock.
+    """
+
+    def __init__(self, ledger: Ledger, queries: Queries, lock: FolderLock) -> None:
+        self._ledger, self._queries, self._lock = ledger, queries, lock
+        self._number = ledger.database.generation + 1
+
+    def begin(self, maker: Mapping[str, Any]) -> None:
+        """Go on with what the same maker began, else begin anew.
+
+        Args:
+            maker: JSON values that say what makes these memories, such as the model's fingerprint.
+        """
+        if self._queries.meta(_MAKER) == maker:
+            return
+        self._remove("generation >= ?", self._number)
+        self._ledger.set_meta(_MAKER, maker)
+
+    def lacking(self) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of each passage that has none of these memories yet, documents together."""
+        return self._queries.lacking(self._number)
+
+    def put(self, payloads: Sequence[tuple[int, bytes]]) -> None:
+        """Keep memories, by passage key; passages that are gone meanwhile are passed over."""
+        self._ledger.set_payloads(payloads, self._number)
+
+    def adopt(self, meta: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:
+        """Let these memories count from now on, with the settings and assets of their maker, in one transaction.
+
+        Returns:
+            Whether they do; not where passages were added meanwhile, which then are :meth:`lacking`.
+
+        Raises:
+            StoreLockedError: Others share the folder, with the model of before.
+            FingerprintMismatchError: Another process was faster.
+        """
+        if not self._lock.make_exclusive():
+            raise StoreLockedError(
+                "the new memories are ready, but others have the store open with the model of before; close them and "
+                "call recompress again, which only has to take them over."
+            )
+        try:
+            database = self._ledger.database
+            with database.write() as connection:
+                (current,) = connection.execute("SELECT generation FROM counters").fetchone()
+                if current != self._number - 1:
+                    raise FingerprintMismatchError("another process has made the memories anew; open the store again.")
+                if connection.execute(f"{LACKING} LIMIT 1", (self._number,)).fetchone():
+                    return False
+                connection.execute("UPDATE counters SET generation = ?", (self._number,))
+                for key, value in {**meta, _MAKER: None, _OLD: True}.items():
+                    connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value)))
+                for name, data in assets.items():
+                    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+            database.generation = self._number
+        finally:
+            self._lock.make_shared()
+        self.remove_old()
+        return True
+
+    def remove_old(self) -> None:
+        """Delete the memories that no longer count, where an adoption left some."""
+        if self._queries.meta(_OLD):
+            self._remove("generation < ?", self._ledger.database.generation)
+            self._ledger.set_meta(_OLD, None)
+
+    def _remove(self, which: str, number: int) -> None:
+        """Delete payloads of other generations, some at a time, so that no other writer waits long."""
+        while self._ledger.remove_payloads(which, number, _AT_ONCE):
+            pass
