@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
@@ -31,10 +32,11 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore(Upkeep):
+class CMTMemoryStore(Upkeep, AsyncTwins):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
-    A folder that keeps every document's text, retrieval vector and memory. It is a context manager.
+    A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method has
+    an async twin, `a` + its name, that never blocks the event loop.
 
     Args:
         path: the store's folder; made if missing.
