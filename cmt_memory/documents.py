@@ -47,7 +47,8 @@ class MemoryHit:
         score: Relevance in [0, 1]: ``(1 + cosine) / 2``, or without an encoder the share of the
             question's idf weight that the passage contains.
         scores: Raw value of each channel that found the passage: ``dense`` is the cosine (given for every
-            hit where there is an encoder), ``bm25`` the BM25 value.
+            hit where there is an encoder), ``bm25`` the BM25 value, ``memory`` the cosine of the memories' own
+            vectors.
         text: The passage; empty in a store that keeps no text.
         metadata: The document's metadata.
     """

@@ -34,6 +34,7 @@ class Ingestion:
         passage_overlap: tokens that neighbouring passages share.
         slot_dtype: how slots are kept; lossless memories always keep the LM's own dtype.
         lazy: leave new passages without a memory, for `compress_waiting`.
+        index_memories: give new memories a vector of their own, for the channel `"memory"`.
         commit_tokens: documents are committed together until they have this many tokens.
     """
 
@@ -47,12 +48,13 @@ class Ingestion:
         passage_overlap: int = 64,
         slot_dtype: SlotDtype = "int8",
         lazy: bool = False,
+        index_memories: bool = False,
         commit_tokens: int = COMMIT_TOKENS,
     ) -> None:
         if slot_dtype not in ("int8", "float16", "native"):
             raise InvalidInputError(f"slot_dtype must be int8, float16 or native, not {slot_dtype!r}.")
         self.slot_dtype: Literal["int8", "float16", "native"] = "native" if model.is_exact else slot_dtype
-        self.lazy = lazy
+        self.lazy, self.index_memories = lazy, index_memories
         self.commit_tokens = commit_tokens
         self._bank, self._model, self._encoder = bank, model, encoder
         self.generation = bank.generation
@@ -93,6 +95,9 @@ class Ingestion:
         with Progress("Compressing", total, unit="tokens", show=show_progress) as bar:
             for batch in self._commits(todo):
                 self._bank.put(self._prepare(batch, expires), self.generation)
+                if self.index_memories and not self.lazy:
+                    names = self._bank.passage_ids([str(document.id) for document, _ in batch])
+                    self._bank.index_memories(self._bank.passage_keys(names))
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
                 if on_progress is not None:
                     on_progress([str(document.id) for document, _ in batch])
@@ -151,6 +156,8 @@ class Ingestion:
                 if rows:
                     texts = [row.text for row in rows.values()]
                     self._bank.set_payloads(list(zip(rows, self.encode(texts), strict=True)), self.generation)
+                    if self.index_memories:
+                        self._bank.index_memories(list(rows))
                 bar.advance(len(some))
                 if on_progress is not None:
                     on_progress(list(dict.fromkeys(row.document for row in rows.values())))

@@ -47,7 +47,9 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
         client: a Chroma client that holds the index in place of the folder, for several processes.
         read_only: read beside a process that writes.
         keep_text: keep the texts; without them there is no `mode="text"`, no BM25 and no recompressing.
-        channels: how to search: `"dense"`, `"bm25"` or both.
+        channels: how to search: any of `"dense"`, `"bm25"` and `"memory"`. The last compares the question's own
+            memory with those of the passages; it costs an LM pass for each question and a vector of `latent` numbers
+            for each passage, twice (`stats` shows the bytes).
         passage_tokens: the longest passage that becomes one memory, in the LM's tokens; at most half of its
             positions.
         passage_overlap: tokens that neighbouring passages share.
@@ -90,16 +92,22 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
         self.path = Path(path)
         self._clock = clock
         given = model if isinstance(model, CMTModel) else load_model(model)
-        bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client, clock=clock)
+        own_vectors = not isinstance(channels, str) and "memory" in channels
+        bank = MemoryBank(
+            path, read_only=read_only, keep_text=keep_text, client=client, clock=clock, memory_index=own_vectors
+        )
         try:
             settings = {
                 "passage_tokens": passage_tokens,
                 "passage_overlap": passage_overlap,
                 "slot_dtype": slot_dtype,
                 "lazy": lazy,
+                "index_memories": own_vectors,
             }
             super().__init__(bank, settle_model(bank, given), settle_encoder(bank, encoder), settings)
-            self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
+            self.selector = HybridSelector(
+                self.bank, self.encoder, channels=tuple(channels), compress=self._pooled_question
+            )
             if lazy and not self.bank.keep_text:
                 raise InvalidInputError(
                     "lazy=True compresses from the kept text, so it does not go with keep_text=False."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
 from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.bank.records import Vector
 from cmt_memory.bank.verification import VerifyReport
 from cmt_memory.errors import FingerprintMismatchError
 from cmt_memory.generation.generator import CMTGenerator
@@ -15,6 +17,8 @@ from cmt_memory.model.modeling import CMTModel
 from cmt_memory.opening import load_model
 from cmt_memory.recompression import recompress
 from cmt_memory.retrieval.encoders import Encoder
+
+logger = logging.getLogger(__name__)
 
 
 class Upkeep:
@@ -37,9 +41,27 @@ class Upkeep:
     def _use(self, model: CMTModel) -> None:
         """Compress and answer with a model from now on."""
         self._ingestion = Ingestion(self.bank, model, self.encoder, **self._settings)
+        if self._ingestion.index_memories:
+            self._index_memories()
         self.memories = Memories(self.bank, self._ingestion)
         self.generator = CMTGenerator(model, source=self.memories)
         self.model = model
+
+    def _index_memories(self) -> None:
+        if not self.bank.read_only:
+            self.bank.index_memories()
+        elif missing := self.bank.count_unindexed_memories():
+            logger.warning(
+                "%s: the channel 'memory' does not find %d memories; open it for writing once with this channel",
+                self.bank.path,
+                missing,
+            )
+
+    def _pooled_question(self, question: str) -> Vector:
+        """The vector ``[d]`` of a question's memory, for the channel `"memory"`; one LM pass."""
+        [memory] = self.model.compress([question])
+        vector: Vector = memory.pooled.numpy()
+        return vector
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes; see `MemoryBank.stats`, and what memories are made with."""
@@ -123,6 +145,8 @@ class Upkeep:
                 lock=self._add_lock,
                 on_adopted=lambda: self._use(given),
             )
+            if self._ingestion.index_memories:
+                self._index_memories()
 
     def __len__(self) -> int:
         """Number of documents."""

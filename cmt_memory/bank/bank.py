@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +18,8 @@ from cmt_memory.bank.index import VectorIndex
 from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import chunks
-from cmt_memory.bank.reading import BankReader
-from cmt_memory.bank.records import StoredDocument, Vector
+from cmt_memory.bank.reading import MEMORY_FOLDER, BankReader
+from cmt_memory.bank.records import MEMORY, RETRIEVAL, StoredDocument, Vector, VectorTable
 from cmt_memory.bank.sync import SyncedIndex
 from cmt_memory.errors import InvalidInputError
 
@@ -40,6 +41,7 @@ class MemoryBank(BankReader):
         client: A Chroma client that holds the index in place of ``path/chroma``, so that several processes of
             one machine can write.
         clock: What tells the time, in seconds since 1970, for documents that expire.
+        memory_index: Open the index of the memories' own vectors too, see :meth:`index_memories`.
 
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
@@ -56,6 +58,7 @@ class MemoryBank(BankReader):
         keep_text: bool = True,
         client: ClientAPI | None = None,
         clock: Callable[[], float] = time.time,
+        memory_index: bool = False,
     ) -> None:
         folder = Path(path)
         self.read_only = read_only
@@ -74,10 +77,9 @@ class MemoryBank(BankReader):
             super().__init__(folder, ledger)
             self.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
-                index = VectorIndex(folder / "chroma", self._collection_name(), client)
-                opened.callback(index.close)
-                self._index = SyncedIndex(self._ledger, self._queries, index, self._lock)
-                self._index.repair()
+                self._index = self._open_index(opened, "chroma", "", client, RETRIEVAL)
+                if memory_index:
+                    self._memory_index = self._open_index(opened, MEMORY_FOLDER, "-memory", client, MEMORY)
                 self._remove_expired()
                 self.next_memories().remove_old()
             self._opened = opened.pop_all()
@@ -146,6 +148,38 @@ class MemoryBank(BankReader):
         """
         self._ledger.set_payloads(payloads, self.generation if generation is None else generation)
 
+    def index_memories(
+        self, keys: Sequence[int] | None = None, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Give memories a vector of their own, made from what is kept, and write it into its index.
+
+        Does nothing where all have one; after an interruption, calling it again goes on where it stopped.
+
+        Args:
+            keys: Passages whose memories are new or changed; all that have no such vector, unless given.
+            on_progress: Called with the number of passages done at once.
+
+        Raises:
+            StoreCorruptError: A memory is damaged.
+        """
+        from cmt_memory.bank.codec import decode_memory
+
+        generation = self.generation
+        if self._memory_index is not None and not self._queries.count_vectors(MEMORY):
+            self._memory_index.reset()
+        for _, some in chunks(self._queries.without_memory_vector() if keys is None else list(keys)):
+            names, stored = self._queries.names(some), self._queries.payloads(some)
+            vectors = [
+                (key, decode_memory(self._payload("#".join(map(str, names[key])), *stored[key])).pooled.numpy())
+                for key in some
+                if key in stored and key in names
+            ]
+            self._ledger.set_memory_vectors(vectors, generation)
+            if on_progress is not None:
+                on_progress(len(some))
+        if self._memory_index is not None:
+            self._memory_index.sync()
+
     def next_memories(self) -> NextMemories:
         """Where another model's memories are made before they take the place of these."""
         return NextMemories(self._ledger, self._queries, self._lock)
@@ -207,8 +241,12 @@ class MemoryBank(BankReader):
                 anew; compact again when it has ended.
         """
         self._remove_expired()
-        if self._index is not None:
-            self._index.compact()
+        for index in (self._index, self._memory_index):
+            if index is not None:
+                index.compact()
+        if self._memory_index is None and (self.path / MEMORY_FOLDER).exists():
+            shutil.rmtree(self.path / MEMORY_FOLDER)
+            self._ledger.mark_all_unindexed(MEMORY)
         self._ledger.compact()
 
     def close(self) -> None:
@@ -255,6 +293,16 @@ class MemoryBank(BankReader):
             self._ledger.remove_expired()
             self._sync()
 
+    def _open_index(
+        self, opened: ExitStack, folder: str, suffix: str, client: ClientAPI | None, table: VectorTable
+    ) -> SyncedIndex:
+        index = VectorIndex(self.path / folder, self._collection_name() + suffix, client)
+        opened.callback(index.close)
+        synced = SyncedIndex(self._ledger, self._queries, index, self._lock, table)
+        synced.repair()
+        return synced
+
     def _sync(self) -> None:
-        if self._index is not None:
-            self._index.sync()
+        for index in (self._index, self._memory_index):
+            if index is not None:
+                index.sync()

@@ -70,6 +70,9 @@ CREATE TABLE payloads (
 );
 CREATE INDEX payload_files ON payloads (sha256) WHERE data IS NULL;
 CREATE TABLE stale (passage INTEGER PRIMARY KEY);
+CREATE TABLE memory_vectors (passage INTEGER PRIMARY KEY, indexed INTEGER NOT NULL, vector BLOB NOT NULL);
+CREATE INDEX memory_vectors_to_index ON memory_vectors (passage) WHERE indexed = 0;
+CREATE TABLE stale_memory_vectors (passage INTEGER PRIMARY KEY);
 CREATE VIEW passage_texts AS
   SELECT p.key AS key,
          CAST(substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start) AS TEXT) AS text

@@ -73,6 +73,8 @@ class NextMemories:
                 if connection.execute(f"{LACKING} LIMIT 1", (self._number,)).fetchone():
                     return False
                 connection.execute("UPDATE counters SET generation = ?", (self._number,))
+                connection.execute("INSERT OR IGNORE INTO stale_memory_vectors SELECT passage FROM memory_vectors")
+                connection.execute("DELETE FROM memory_vectors")
                 for key, value in {**meta, _MAKER: None, _OLD: True}.items():
                     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value)))
                 for name, data in assets.items():

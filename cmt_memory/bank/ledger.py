@@ -18,13 +18,11 @@ import numpy as np
 from cmt_memory.bank.database import Database
 from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
-from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
+from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector, VectorTable
 from cmt_memory.documents import metadata_json
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreLockedError
 
 _INLINE_BYTES = 64 * 1024
-
-INDEX_HAS_TRACES = "index_has_traces"
 
 REPLACED = (
     "the store's memories were made anew by another model since it was opened here; open it again, with that model."
@@ -124,11 +122,12 @@ class Ledger:
             old = [row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))]
             moves = [(last + number, passage) for number, passage in enumerate(old, 1)]
             connection.execute(_FORGET_TEXTS, (key,))
-            connection.execute(_MARK_STALE, (key,))
+            _mark_stale(connection, key)
             connection.executemany(
                 "UPDATE passages SET key = ?, indexed = CASE WHEN indexed IS NOT NULL THEN 0 END WHERE key = ?",
                 moves,
             )
+            connection.executemany("UPDATE memory_vectors SET passage = ?, indexed = 0 WHERE passage = ?", moves)
             for table in ("vectors", "payloads"):
                 connection.executemany(f"UPDATE {table} SET passage = ? WHERE passage = ?", moves)
             connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'passages'", (last + len(moves),))
@@ -209,7 +208,7 @@ class Ledger:
             StoreLockedError: Another process is reading an older state; what it reads is on the disk until it ends.
         """
         with self.database.write() as connection:
-            for table in ("vectors", "payloads"):
+            for table in ("vectors", "payloads", "memory_vectors"):
                 connection.execute(f"DELETE FROM {table} WHERE passage NOT IN (SELECT key FROM passages)")
             for table in ("documents", "passages"):
                 connection.execute(f"UPDATE counters SET {table} = (SELECT count(*) FROM {table})")
@@ -231,20 +230,31 @@ class Ledger:
                 "compact again when it has ended."
             )
 
-    def mark_indexed(self, keys: Iterable[int], stale: Sequence[int] = ()) -> None:
+    def set_memory_vectors(self, vectors: Sequence[tuple[int, Vector]], generation: int) -> None:
+        """Keep the vectors of memories, by passage key; those whose memory no longer counts are passed over."""
+        kept = "SELECT 1 FROM payloads WHERE passage = ? AND generation = ?"
+        with self.database.write() as connection:
+            if generation == _generation(connection):
+                connection.executemany(
+                    f"REPLACE INTO memory_vectors SELECT ?, 0, ? WHERE EXISTS ({kept})",
+                    [(key, _vector_blob(vector), key, generation) for key, vector in vectors],
+                )
+
+    def mark_indexed(self, keys: Iterable[int], stale: Sequence[int], table: VectorTable) -> None:
         """Note that the index holds ``keys`` and no longer holds ``stale``, of which its files may keep traces."""
         with self.database.write() as connection:
             if stale:
-                _set_meta(connection, INDEX_HAS_TRACES, True)
-            connection.executemany("UPDATE passages SET indexed = 1 WHERE key = ?", [(key,) for key in keys])
-            connection.executemany("DELETE FROM stale WHERE passage = ?", [(key,) for key in stale])
+                _set_meta(connection, table.traces, True)
+            done = [(key,) for key in keys]
+            connection.executemany(f"UPDATE {table.flags} SET indexed = 1 WHERE {table.key} = ?", done)
+            connection.executemany(f"DELETE FROM {table.stale} WHERE passage = ?", [(key,) for key in stale])
 
-    def mark_all_unindexed(self) -> None:
+    def mark_all_unindexed(self, table: VectorTable) -> None:
         """Note that the index is empty, and so are its files."""
         with self.database.write() as connection:
-            _set_meta(connection, INDEX_HAS_TRACES, False)
-            connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
-            connection.execute("DELETE FROM stale")
+            _set_meta(connection, table.traces, False)
+            connection.execute(f"UPDATE {table.flags} SET indexed = 0 WHERE indexed IS NOT NULL")
+            connection.execute(f"DELETE FROM {table.stale}")
 
     def _insert_passages(
         self, connection: sqlite3.Connection, document: int, stored: StoredDocument, keep_text: bool
@@ -327,7 +337,15 @@ _FORGET_TEXTS = (
     "INSERT INTO lexicon (lexicon, rowid, text) SELECT 'delete', key, text FROM passage_texts "
     "WHERE key IN (SELECT key FROM passages WHERE document = ?)"
 )
-_MARK_STALE = "INSERT OR IGNORE INTO stale SELECT key FROM passages WHERE document = ? AND indexed IS NOT NULL"
+
+
+def _mark_stale(connection: sqlite3.Connection, document: int) -> None:
+    own = "SELECT key FROM passages WHERE document = ?"
+    connection.execute(f"INSERT OR IGNORE INTO stale {own} AND indexed IS NOT NULL", (document,))
+    connection.execute(
+        f"INSERT OR IGNORE INTO stale_memory_vectors SELECT passage FROM memory_vectors WHERE passage IN ({own})",
+        (document,),
+    )
 
 
 def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes]:
@@ -335,8 +353,8 @@ def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes
     own = "passage IN (SELECT key FROM passages WHERE document = ?)"
     dropped = _files(connection, own, (document,))
     connection.execute(_FORGET_TEXTS, (document,))
-    connection.execute(_MARK_STALE, (document,))
-    for table in ("vectors", "payloads"):
+    _mark_stale(connection, document)
+    for table in ("vectors", "payloads", "memory_vectors"):
         connection.execute(f"DELETE FROM {table} WHERE {own}", (document,))
     connection.execute("DELETE FROM passages WHERE document = ?", (document,))
     connection.execute("DELETE FROM labels WHERE document = ?", (document,))

@@ -11,7 +11,7 @@ import numpy as np
 
 from cmt_memory.bank.database import Database
 from cmt_memory.bank.filters import Condition, to_sql
-from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
+from cmt_memory.bank.records import RETRIEVAL, DocumentInfo, PassageRow, Vector, VectorTable
 from cmt_memory.documents import Document
 from cmt_memory.errors import InvalidInputError, StoreCorruptError
 
@@ -233,30 +233,38 @@ class Queries:
 
     # -- index ----------------------------------------------------------------------------------------------
 
-    def count_vectors(self) -> int:
-        """Number of passages with a retrieval vector."""
-        return int(self._all("SELECT count(indexed) FROM passages")[0][0])
+    def count_vectors(self, table: VectorTable = RETRIEVAL) -> int:
+        """Number of passages with a vector."""
+        return int(self._all(f"SELECT count(indexed) FROM {table.flags}")[0][0])
 
-    def to_index(self) -> list[int]:
+    def to_index(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index has not confirmed."""
-        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed = 0 ORDER BY key")]
+        rows = self._all(f"SELECT {table.key} FROM {table.flags} WHERE indexed = 0 ORDER BY {table.key}")
+        return [row[0] for row in rows]
 
-    def with_vector(self) -> list[int]:
+    def with_vector(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys of the passages that belong into the index."""
-        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed IS NOT NULL ORDER BY key")]
+        rows = self._all(f"SELECT {table.key} FROM {table.flags} WHERE indexed IS NOT NULL ORDER BY {table.key}")
+        return [row[0] for row in rows]
 
-    def stale(self) -> list[int]:
+    def without_memory_vector(self) -> list[int]:
+        """Keys of the passages whose memory counts but has no vector of its own yet."""
+        have = "SELECT passage FROM memory_vectors"
+        rows = self._all(f"SELECT passage FROM payloads WHERE {self._current} AND passage NOT IN ({have})")
+        return sorted(row[0] for row in rows)
+
+    def stale(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index may still hold though the ledger has dropped them."""
-        return [row[0] for row in self._all("SELECT passage FROM stale ORDER BY passage")]
+        return [row[0] for row in self._all(f"SELECT passage FROM {table.stale} ORDER BY passage")]
 
-    def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
+    def vectors(self, keys: Sequence[int], table: VectorTable = RETRIEVAL) -> tuple[list[int], Vector]:
         """The keys that have a vector and their vectors ``[n, dims]``."""
-        rows = self._in("SELECT passage, vector FROM vectors WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, vector FROM {table.name} WHERE passage IN (%s)", keys)
         return [row[0] for row in rows], stack([row[1] for row in rows])
 
-    def matching_vectors(self, condition: Condition | None) -> tuple[list[int], Vector]:
+    def matching_vectors(self, condition: Condition | None, table: VectorTable = RETRIEVAL) -> tuple[list[int], Vector]:
         """Keys and vectors of all passages whose document passes a filter."""
-        sql, values = "SELECT v.passage, v.vector FROM vectors v", list[Any]()
+        sql, values = f"SELECT v.passage, v.vector FROM {table.name} v", list[Any]()
         if condition is not None:
             test, values = to_sql(condition, "p.document")
             sql += f" JOIN passages p ON p.key = v.passage WHERE {test}"
@@ -295,6 +303,7 @@ class Queries:
             passages, tokens = connection.execute(
                 f"SELECT count(*), total(n_tokens) FROM passages WHERE document NOT IN ({_EXPIRED})"
             ).fetchone()
+            (vector_bytes,) = connection.execute("SELECT total(length(vector)) FROM memory_vectors").fetchone()
             payloads, payload_bytes = connection.execute(
                 f"SELECT count(*), total(bytes) FROM payloads WHERE {self._current} AND passage NOT IN ({gone})"
             ).fetchone()
@@ -306,6 +315,7 @@ class Queries:
             "tokens": int(tokens),
             "text_bytes": int(text_bytes),
             "payload_bytes": int(payload_bytes),
+            "memory_vector_bytes": int(vector_bytes),
         }
 
     def _in(self, sql: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from cmt_memory.bank.exact import ExactSearch, cosine
 from cmt_memory.bank.filters import Condition, holds, to_chroma
 from cmt_memory.bank.ledger import REPLACED, Ledger
 from cmt_memory.bank.queries import Queries
-from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
+from cmt_memory.bank.records import MEMORY, RETRIEVAL, DocumentInfo, PassageRow, Vector
 from cmt_memory.bank.sync import SyncedIndex
 from cmt_memory.bank.verification import Verification, VerifyReport, check_memories
 from cmt_memory.documents import Document, metadata_json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Change = Literal["new", "same", "metadata", "text"]
 
+MEMORY_FOLDER = "chroma-memory"
 _OVERFETCH = 4
 
 
@@ -39,7 +40,9 @@ class BankReader:
         self._ledger = ledger
         self._index: SyncedIndex | None = None
         self._queries = Queries(ledger.database)
-        self._exact = ExactSearch(self._queries)
+        self._memory_index: SyncedIndex | None = None
+        self._exact = ExactSearch(self._queries, RETRIEVAL)
+        self._exact_memories = ExactSearch(self._queries, MEMORY)
 
     # -- documents ------------------------------------------------------------------------------------------
 
@@ -207,11 +210,20 @@ class BankReader:
         Returns:
             Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
         """
-        if self._index is None:
-            return self._exact.search(vector, k, condition)
+        return self._search(self._index, self._exact, vector, k, condition)
+
+    def search_memories(self, vector: Vector, k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
+        """As :meth:`search_vectors`, over the memories' own vectors."""
+        return self._search(self._memory_index, self._exact_memories, vector, k, condition)
+
+    def _search(
+        self, index: SyncedIndex | None, exact: ExactSearch, vector: Vector, k: int, condition: Condition | None
+    ) -> list[tuple[int, float]]:
+        if index is None:
+            return exact.search(vector, k, condition)
         where = None if condition is None else to_chroma(condition)
         for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
-            found = self._index.query(vector, limit, where)
+            found = index.query(vector, limit, where)
             if found is None:
                 break
             alive = self._queries.metadata_of([key for key, _ in found])
@@ -224,7 +236,7 @@ class BankReader:
                 return kept[:k]
             if len(found) < limit:
                 break
-        return self._exact.search(vector, k, condition)
+        return exact.search(vector, k, condition)
 
     def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
         """Passages with any of the words, best first, with their BM25 value (higher is better).
@@ -243,6 +255,10 @@ class BankReader:
     def count_passages(self) -> int:
         """Number of passages."""
         return self._queries.count_passages()
+
+    def count_unindexed_memories(self) -> int:
+        """Number of memories that have no vector of their own."""
+        return len(self._queries.without_memory_vector())
 
     def cosines(self, vector: Vector, keys: Sequence[int]) -> dict[int, float]:
         """Cosine of a question's vector with the vectors of passages, computed from the ledger."""
@@ -276,16 +292,17 @@ class BankReader:
 
         Returns:
             ``documents``, ``passages``, ``memories`` (passages that are compressed), ``waiting`` (those that
-            are not yet), ``tokens``,
-            ``text_bytes`` (UTF-8), ``payload_bytes``, ``disk_bytes`` by part (``ledger``, ``payloads``,
-            ``index``, ``total``), ``bytes_per_document`` and ``bytes_over_text`` (bytes on disk per byte of
-            text), both None for an empty bank.
+            are not yet), ``tokens``, ``text_bytes`` (UTF-8), ``payload_bytes``, ``memory_vector_bytes`` (of
+            the memories' own vectors, in the ledger), ``disk_bytes`` by part (``ledger``, ``payloads``,
+            ``index``, ``memory_index``, ``total``), ``bytes_per_document`` and ``bytes_over_text`` (bytes on
+            disk per byte of text), both None for an empty bank.
         """
         totals = self._queries.totals()
         disk = {
             "ledger": sum(_size(path) for path in self.path.glob("ledger.sqlite3*")),
             "payloads": _size(self.path / "payloads"),
             "index": _size(self.path / "chroma"),
+            "memory_index": _size(self.path / MEMORY_FOLDER),
         }
         disk["total"] = sum(disk.values())
         documents, text = totals["documents"], totals["text_bytes"]
@@ -302,7 +319,8 @@ class BankReader:
         A reader leaves the index and FTS5's check of the words out.
         """
         self._queries.generation()
-        return Verification(self._ledger, self._queries, self._index, keep_text=self.keep_text).run()
+        indexes = [index for index in (self._index, self._memory_index) if index is not None]
+        return Verification(self._ledger, self._queries, indexes, keep_text=self.keep_text).run()
 
     def _check_known(self, ids: Sequence[str]) -> None:
         known = self._queries.known(ids)

@@ -11,6 +11,29 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class VectorTable:
+    """Where the ledger keeps one kind of vectors, and what of them its index holds.
+
+    Args:
+        name: Table of the vectors.
+        flags: Table whose ``indexed`` is 0 until the index holds a passage's vector, and 1 from then on.
+        key: Column of the passage's key in ``flags``.
+        stale: Table of keys that the index may still hold though the ledger has dropped them.
+        traces: Setting that says that the index's files keep traces of what was deleted.
+    """
+
+    name: str
+    flags: str
+    key: str
+    stale: str
+    traces: str
+
+
+RETRIEVAL = VectorTable("vectors", "passages", "key", "stale", "index_has_traces")
+MEMORY = VectorTable("memory_vectors", "memory_vectors", "passage", "stale_memory_vectors", "memory_index_has_traces")
+
+
 @dataclass(slots=True)
 class StoredPassage:
     """A passage ready to be kept.

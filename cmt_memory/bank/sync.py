@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cmt_memory.bank.index import IndexBrokenError, VectorIndex
-from cmt_memory.bank.ledger import INDEX_HAS_TRACES, Ledger
+from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import Queries, chunks
-from cmt_memory.bank.records import Vector
+from cmt_memory.bank.records import Vector, VectorTable
 from cmt_memory.errors import CMTError, StoreLockedError
 
 logger = logging.getLogger(__name__)
@@ -27,10 +27,14 @@ class SyncedIndex:
         queries: Reads the same ledger.
         index: The index.
         lock: The folder's lock; a shared one is made exclusive for a rebuild.
+        table: Which vectors of the ledger it holds.
     """
 
-    def __init__(self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock) -> None:
+    def __init__(
+        self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock, table: VectorTable
+    ) -> None:
         self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
+        self._table = table
         self._lock = threading.RLock()
         self._rebuilds = 0  # odd while one is under way
 
@@ -39,12 +43,12 @@ class SyncedIndex:
 
         While others share the folder, differences may be their unfinished work and are left to them.
         """
-        stale, waiting = self._queries.stale(), self._queries.to_index()
-        if not stale and not self._queries.count_vectors():
+        stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
+        if not stale and not self._queries.count_vectors(self._table):
             return
         try:
             self.sync()
-            if self._index.count() == self._queries.count_vectors():
+            if self._index.count() == self._queries.count_vectors(self._table):
                 if (stale or waiting) and not self._folder_lock.shared:
                     logger.warning(
                         "an earlier process ended early: %d passages were added to the index and %d removed",
@@ -54,7 +58,7 @@ class SyncedIndex:
                 return
             if not self._folder_lock.make_exclusive():
                 return
-            found, expected = self._index.count(), self._queries.count_vectors()
+            found, expected = self._index.count(), self._queries.count_vectors(self._table)
             if found != expected:
                 self.rebuild(f"it held {found} passages and the ledger {expected}")
         except IndexBrokenError as error:
@@ -65,7 +69,7 @@ class SyncedIndex:
     def sync(self) -> None:
         """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger."""
         with self._lock:
-            stale, waiting = self._queries.stale(), self._queries.to_index()
+            stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
             if not stale and not waiting:
                 return
             try:
@@ -75,7 +79,7 @@ class SyncedIndex:
             except IndexBrokenError as error:
                 self.rebuild(str(error))
                 return
-            self._ledger.mark_indexed(waiting, stale)
+            self._ledger.mark_indexed(waiting, stale, self._table)
 
     def rebuild(self, reason: str, level: int = logging.WARNING) -> None:
         """Drop the collection and write it anew from the ledger.
@@ -92,13 +96,13 @@ class SyncedIndex:
             try:
                 started = time.monotonic()
                 self._index.reset()
-                self._ledger.mark_all_unindexed()
-                waiting = self._queries.to_index()
+                self._ledger.mark_all_unindexed(self._table)
+                waiting = self._queries.to_index(self._table)
                 try:
                     self._write(waiting)
                 except IndexBrokenError as error:
                     raise CMTError(f"the index cannot be rebuilt: {error}") from error
-                self._ledger.mark_indexed(waiting)
+                self._ledger.mark_indexed(waiting, (), self._table)
                 seconds = time.monotonic() - started
                 logger.log(level, "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
             finally:
@@ -120,6 +124,12 @@ class SyncedIndex:
                     return self._index.query(vector, limit, where)
         return found if rebuilds == self._rebuilds and rebuilds % 2 == 0 else None
 
+    def reset(self) -> None:
+        """Begin with an empty index where it only holds what the ledger has dropped: its dimension may change."""
+        with self._lock:
+            if self._queries.stale(self._table) and not self._queries.count_vectors(self._table):
+                self.rebuild("all it held was replaced", level=logging.INFO)
+
     def compact(self) -> None:
         """Write the index anew where its files keep traces of what was deleted, or it is not what it should be.
 
@@ -127,21 +137,21 @@ class SyncedIndex:
             StoreLockedError: It has to be, and others share the folder.
         """
         with self._lock:
-            if self._queries.meta(INDEX_HAS_TRACES):
+            if self._queries.meta(self._table.traces):
                 self.rebuild("its files kept what was deleted", level=logging.INFO)
-            elif self._queries.count_vectors() and any(self.compare()):
+            elif self._queries.count_vectors(self._table) and any(self.compare()):
                 self.rebuild("it differed from the ledger")
 
     def compare(self) -> tuple[list[int], list[int], list[int]]:
         """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
         with self._lock:
             self.sync()
-            expected = self._queries.with_vector()
+            expected = self._queries.with_vector(self._table)
             try:
                 found = set(self._index.keys()) if expected else set()
                 differing: list[int] = []
                 for _, some in chunks([key for key in expected if key in found]):
-                    ours, theirs = self._queries.vectors(some), self._index.vectors(some)
+                    ours, theirs = self._queries.vectors(some, self._table), self._index.vectors(some)
                     differing += _differing(dict(zip(*ours, strict=True)), dict(zip(*theirs, strict=True)))
             except IndexBrokenError:
                 return expected, [], []
@@ -149,7 +159,7 @@ class SyncedIndex:
 
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):
-            found, vectors = self._queries.vectors(some)
+            found, vectors = self._queries.vectors(some, self._table)
             metadatas = self._queries.metadata_of(found, expired=True)
             alive = [place for place, key in enumerate(found) if key in metadatas]
             if alive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
@@ -73,12 +73,12 @@ class Verification:
     Args:
         ledger: The ledger.
         queries: Reads the same ledger.
-        index: The index; None leaves it out, as a reader must.
+        indexes: The open indexes; none for a reader, which leaves them alone.
         keep_text: Whether the bank keeps texts.
     """
 
-    def __init__(self, ledger: Ledger, queries: Queries, index: SyncedIndex | None, *, keep_text: bool) -> None:
-        self._ledger, self._queries, self._index, self._keep_text = ledger, queries, index, keep_text
+    def __init__(self, ledger: Ledger, queries: Queries, indexes: Sequence[SyncedIndex], *, keep_text: bool) -> None:
+        self._ledger, self._queries, self._indexes, self._keep_text = ledger, queries, indexes, keep_text
         self._report = VerifyReport()
 
     def run(self) -> VerifyReport:
@@ -110,7 +110,7 @@ class Verification:
             kept = connection.execute("SELECT documents, passages FROM counters").fetchone()
             if counted != kept:
                 yield Problem("ledger", None, f"{counted} documents and passages are counted as {kept}", COMPACT)
-            for table in ("vectors", "payloads"):
+            for table in ("vectors", "payloads", "memory_vectors"):
                 (count,) = connection.execute(
                     f"SELECT count(*) FROM {table} WHERE passage NOT IN (SELECT key FROM passages)"
                 ).fetchone()
@@ -189,9 +189,11 @@ class Verification:
             ).fetchall()
         for (id,) in lost:
             yield Problem("vector", id, "it has lost its retrieval vector", READD)
-        if self._index is None:
-            return
-        missing, surplus, differing = self._index.compare()
+        for index in self._indexes:
+            yield from self._compared(index)
+
+    def _compared(self, index: SyncedIndex) -> Iterator[Problem]:
+        missing, surplus, differing = index.compare()
         names = self._queries.names([*missing, *differing])
         for keys, what in ((missing, "is missing in the index"), (differing, "is another one in the index")):
             for key in keys:

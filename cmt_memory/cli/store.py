@@ -164,7 +164,8 @@ def stats(path: Path, as_json: bool) -> None:
         "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document"
         + (f"; {found['waiting']:,} passages wait for theirs" if found["waiting"] else ""),
         "on disk": f"{size(disk['total'])} (ledger {size(disk['ledger'])}, payloads {size(disk['payloads'])}, "
-        f"search index {size(disk['index'])})",
+        f"search index {size(disk['index'])}"
+        + (f", of memories {size(disk['memory_index'])})" if disk["memory_index"] else ")"),
         "model": f"{found['model']}, ratio {found['ratio']}, latent {found['latent']}",
         "encoder": found["encoder"] or "none, words (BM25) alone",
     }
