@@ -114,14 +114,11 @@ class SyncedIndex:
         rebuilds = self._rebuilds
         try:
             found = self._index.query(vector, limit, where)
-        except IndexBrokenError:
-            with self._lock:
-                rebuilds = self._rebuilds
-                try:
-                    return self._index.query(vector, limit, where)
-                except IndexBrokenError as error:
+        except IndexBrokenError as error:
+            with self._lock:  # no second try before: Chroma would make an empty collection and find nothing in it
+                if rebuilds == self._rebuilds:
                     self.rebuild(str(error))
-                    return self._index.query(vector, limit, where)
+                return self._index.query(vector, limit, where)
         return found if rebuilds == self._rebuilds and rebuilds % 2 == 0 else None
 
     def reset(self) -> None:
