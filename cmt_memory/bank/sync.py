@@ -36,7 +36,9 @@ class SyncedIndex:
         self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
         self._table = table
         self._lock = threading.RLock()
-        self._rebuilds = 0  # odd while one is under way
+        self._rebuilds = 0  # odd while one is under way, which begins when nobody is asking the index
+        self._asking = 0
+        self._idle = threading.Condition()
 
     def repair(self) -> None:
         """Put right what an interrupted process left: at opening, before anything else.
@@ -92,7 +94,9 @@ class SyncedIndex:
                 raise StoreLockedError(
                     f"the index has to be rebuilt ({reason}), which needs the folder alone; close its other users."
                 )
-            self._rebuilds += 1
+            with self._idle:
+                self._rebuilds += 1
+                self._idle.wait_for(lambda: not self._asking)
             try:
                 started = time.monotonic()
                 self._index.reset()
@@ -110,16 +114,25 @@ class SyncedIndex:
                 self._folder_lock.make_shared()
 
     def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]] | None:
-        """As :meth:`VectorIndex.query`, or None where the index was rebuilt meanwhile; one that fails is rebuilt."""
-        rebuilds = self._rebuilds
+        """As :meth:`VectorIndex.query`, or None while the index is rebuilt; one that fails is rebuilt."""
+        with self._idle:
+            rebuilds = self._rebuilds
+            if rebuilds % 2:
+                return None
+            self._asking += 1
         try:
-            found = self._index.query(vector, limit, where)
+            try:
+                found = self._index.query(vector, limit, where)
+            finally:
+                with self._idle:
+                    self._asking -= 1
+                    self._idle.notify_all()
         except IndexBrokenError as error:
             with self._lock:  # no second try before: Chroma would make an empty collection and find nothing in it
                 if rebuilds == self._rebuilds:
                     self.rebuild(str(error))
                 return self._index.query(vector, limit, where)
-        return found if rebuilds == self._rebuilds and rebuilds % 2 == 0 else None
+        return found
 
     def reset(self) -> None:
         """Begin with an empty index where it only holds what the ledger has dropped: its dimension may change."""
