@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from cmt_memory.training.facts import FactWorld, Question, composing, pools
-from cmt_memory.training.facts.documents import Phrasings
 from cmt_memory.training.facts.pools import Split
+from cmt_memory.training.facts.rendering import Phrasings
 from cmt_memory.training.packing import TAIL, Episode
 
 _KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
@@ -46,6 +46,7 @@ class Stage(BaseModel):
         several: Share of episodes with two to four documents.
         squad: Share of episodes from SQuAD, where its file is given.
         recall: Share of episodes that are bare ``key: value`` lists, from which copying is learned first.
+        composed: Share of fact episodes whose phrasings are put together from parts.
         unknown: Chance of a document's episode to hold a question it does not answer.
         asks: Questions asked about each fact.
         questions: Most questions of an episode.
@@ -59,6 +60,7 @@ class Stage(BaseModel):
     several: float = Field(0.0, ge=0, le=1)
     squad: float = Field(0.0, ge=0, le=1)
     recall: float = Field(0.0, ge=0, le=1)
+    composed: float = Field(0.3, ge=0, le=1)
     unknown: float = Field(0.3, ge=0, le=1)
     asks: int = Field(1, ge=1)
     questions: int = Field(12, ge=1)
@@ -148,7 +150,7 @@ def _squad_episode(rng: random.Random, squad: Squad) -> Episode:
 
 
 def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
-    world = FactWorld(rng)
+    world = FactWorld(rng, phrasings="composed" if rng.random() < stage.composed else "train")
     if rng.random() < 0.01:
         return Episode((), tuple((q.text, q.answer) for q in (world.unanswerable() for _ in range(3))))
     several = rng.random() < stage.several
