@@ -91,6 +91,7 @@ class Database:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if read_only and not path.exists():
             raise InvalidInputError(f"{path.parent} holds no store; give the folder of one, or open it for writing.")
+        _check_length(path)
         self.path = path
         self.read_only = read_only
         self._pid = os.getpid()
@@ -209,9 +210,9 @@ class Database:
         return connection
 
     def _check_format(self) -> None:
-        if self._writer is not None:
+        if self._writer is not None and not _count_tables(self._writer):
             with self.write() as connection:
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                if not _count_tables(connection):
                     for statement in _SCHEMA.split(";\n"):
                         if statement.strip():
                             connection.execute(statement)
@@ -223,6 +224,24 @@ class Database:
             raise StoreCorruptError(
                 f"{self.path} has ledger format {found}; this version of cmt-memory reads format {FORMAT}."
             )
+
+
+def _count_tables(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a file that was cut off, which SQLite itself notices only when it comes to what is missing."""
+    wal = path.with_name(path.name + "-wal")
+    if not path.exists() or (wal.exists() and wal.stat().st_size):  # what is missing may be in the WAL
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+        size = file.seek(0, os.SEEK_END)
+    page = int.from_bytes(header[16:18], "big")
+    expected = (65_536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+    if header.startswith(b"SQLite format 3\0") and size < expected:
+        raise StoreCorruptError(f"{path} has {size} of its {expected} bytes; restore the folder from a copy.")
 
 
 def _explain(error: sqlite3.DatabaseError, path: Path) -> CMTError:
