@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,12 +154,22 @@ class VectorIndex:
             client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        from chromadb.errors import ChromaError
-
-        try:
+        def call() -> Any:
             if self._collection is None:
                 self._collection = self._open()
             return getattr(self._collection, method)(**arguments)
+
+        return self._guarded(method, call)
+
+    def _batch_size(self) -> int:
+        return int(self._guarded("get_max_batch_size", lambda: self._connect().get_max_batch_size()))
+
+    def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
+        """Run a call of Chroma's and say in our own errors what failed."""
+        from chromadb.errors import ChromaError
+
+        try:
+            return call()
         except CMTError:
             raise
         except BaseException as error:
@@ -169,14 +179,11 @@ class VectorIndex:
             if self._closed:
                 raise StoreClosedError("the store was closed; open it again to use it.") from error
             if self._embedded or isinstance(error, ChromaError):
-                raise IndexBrokenError(f"Chroma: {method} failed: {error}", self._is_full(error)) from error
+                raise IndexBrokenError(f"Chroma: {name} failed: {error}", self._is_full(error)) from error
             raise CMTError(
                 f"the index server cannot be reached: {error}. What was added is in the ledger and is indexed with "
                 "the next write or at the next opening."
             ) from error
-
-    def _batch_size(self) -> int:
-        return int(self._connect().get_max_batch_size())
 
     def _connect(self) -> ClientAPI:
         if self._closed:

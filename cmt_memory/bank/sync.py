@@ -133,7 +133,7 @@ class SyncedIndex:
                     if error.no_room:
                         raise _full(error) from error
                     raise IndexBrokenError(
-                        f"the index cannot be rebuilt: {error}. Everything is kept, and searches are exact until it can."
+                        f"the index cannot be rebuilt: {error}. All is kept, and searches are exact until it can."
                     ) from error
                 self._ledger.mark_indexed(waiting)
                 self._note_files(self._index.outline(), closed=False)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -112,7 +112,7 @@ def test_a_full_disk_can_still_be_read(disk: Path):
 
 def test_a_new_bank_on_a_full_disk(disk: Path):
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
-    with pytest.raises(CMTError, match="full|No space"):
+    with pytest.raises(CMTError, match=r"full|No space"):
         MemoryBank(disk / "bank").close()
     (disk / "filler").unlink()
     with contextlib.closing(MemoryBank(disk / "bank")) as bank:

@@ -83,9 +83,8 @@ class Series:
                     continue
                 message = json.loads(pipe.recv_bytes())
             except (EOFError, OSError):
-                assert deadline == float("inf") and process.join() is None and process.exitcode == -9, (
-                    f"the process ended by itself with {process.exitcode} while it did: {phase}"
-                )
+                process.join()
+                assert process.exitcode == -9, f"it ended by itself with {process.exitcode} while it did: {phase}"
                 return phase
             if "begin" in message:
                 phase, began = message["begin"], time.monotonic()
@@ -106,7 +105,7 @@ class Series:
             version = self._open.pop(id)
             self.acknowledged += 1
             if version is None or digests is None:
-                assert version is None and digests is None
+                assert version is digests is None
                 del self.versions[id], self.digests[id]
             else:
                 self.versions[id], self.digests[id] = version, digests
@@ -171,7 +170,8 @@ class Series:
             self.checks += 1
         assert bank.count_passages() == bank._queries.count_vectors() == passages
         index = bank._index
-        assert index is not None and not index._behind
+        assert index is not None
+        assert not index._behind
         assert index._index.count() == passages
         with lexicon_is_sound(bank):
             pass
