@@ -7,6 +7,7 @@ import logging
 import random
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,6 @@ class BankMachine(RuleBasedStateMachine):
 
     @initialize(tmp=st.just(None))
     def start(self, tmp: None) -> None:
-        import tempfile
-
         self.folder = tempfile.mkdtemp()
         self.bank = MemoryBank(self.folder)
         self.model: dict[str, tuple[str, dict[str, Any], int]] = {}
@@ -215,9 +214,15 @@ class BankMachine(RuleBasedStateMachine):
         for id in set(some):
             del self.model[id]
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(kill=st.booleans())
+    def reopen(self, kill: bool = True) -> None:
+        if kill:  # what a kill leaves is what is in the files at the moment
+            copy = tempfile.mkdtemp()
+            shutil.copytree(self.folder, copy, dirs_exist_ok=True)
         self.bank.close()
+        if kill:
+            shutil.rmtree(self.folder)
+            self.folder = copy
         self.bank = MemoryBank(self.folder)
 
     @rule()
