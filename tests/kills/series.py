@@ -65,8 +65,8 @@ class Series:
             process.kill()
             process.join()
             receiver.close()
-        self.phases[phase] += 1
         self.check()
+        self.phases[phase] += 1
         return phase
 
     def _follow(self, pipe: Connection, process: Any, focus: str) -> str:
