@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
+import numpy as np
 import pytest
 
 if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -139,6 +140,37 @@ def test_many_delete_the_same(tmp_path: Path):
         assert results.count("deleted") == len(ids)
         assert len(results) == 8 * len(ids)
         assert len(store) == 0
+
+
+def test_searches_during_rebuilds_are_whole(tmp_path: Path):
+    failures: list[BaseException] = []
+    with open_store(tmp_path) as store:
+        store.add_documents([document(f"d{n}", 0) for n in range(60)])
+        bank, encoder = store.bank, DigestEncoder()
+        texts = [bank.passages_by_id([f"d{n}#0"])[0].text for n in range(60)]
+        vectors = [np.asarray(encoder.embed_query(text), np.float32) for text in texts]
+        done = threading.Event()
+
+        def search(number: int) -> None:
+            chance = random.Random(number)
+            try:
+                while not done.is_set():
+                    place = chance.randrange(60)
+                    ((key, _),) = bank.search_vectors(vectors[place], 1)
+                    assert bank.passages([key])[key].text == texts[place]
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=search, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        assert bank._index is not None
+        for _ in range(4):
+            bank._index.rebuild("the test asked for it")
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures
 
 
 def test_closing_under_working_threads(tmp_path: Path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,6 +54,9 @@ class VectorIndex:
         self._folder, self._name, self._client = folder, name, client
         self._embedded = client is None
         self._closed = False
+        self._lock = threading.Condition()
+        self._busy = 0
+        self._paused = False
         self._collection: Collection | None = None
 
     def count(self) -> int:
@@ -110,25 +115,25 @@ class VectorIndex:
 
     def reset(self) -> None:
         """Throw the collection away; of an embedded index the whole folder, which Chroma may not survive opening."""
-        self._collection = None
-        if self._embedded:
-            self._let_go()
-            try:
-                if self._folder.is_dir():
-                    shutil.rmtree(self._folder)
-                else:
-                    self._folder.unlink(missing_ok=True)
-            except OSError as error:
-                raise CMTError(f"the damaged index {self._folder} cannot be deleted: {error}; delete it.") from error
-            return
-        from chromadb.errors import NotFoundError
+        with self._alone():
+            if self._embedded:
+                self._let_go()
+                try:
+                    if self._folder.is_dir():
+                        shutil.rmtree(self._folder)
+                    else:
+                        self._folder.unlink(missing_ok=True)
+                except OSError as error:
+                    raise CMTError(f"the index in {self._folder} cannot be deleted: {error}; delete it.") from error
+                return
+            from chromadb.errors import NotFoundError
 
-        try:
-            self._connect().delete_collection(self._name)
-        except NotFoundError:
-            pass
-        except Exception as error:
-            raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
+            try:
+                self._connect().delete_collection(self._name)
+            except NotFoundError:
+                pass
+            except Exception as error:
+                raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
 
     def is_as_left(self, record: Mapping[str, Any]) -> bool:
         """Whether an embedded index's files are as :meth:`outline` or :meth:`seal` had found them."""
@@ -144,25 +149,46 @@ class VectorIndex:
 
     def close(self) -> None:
         """Let go of an embedded index for good; a client that was given stays open."""
-        self._closed = True
-        self._let_go()
+        with self._alone():
+            self._closed = True
+            self._let_go()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for the calls under way and keep others out: Chroma must not be closed under them."""
+        with self._lock:
+            self._paused = True
+            try:
+                self._lock.wait_for(lambda: not self._busy)
+                self._collection = None
+                yield
+            finally:
+                self._paused = False
+                self._lock.notify_all()
 
     def _let_go(self) -> None:
-        self._collection = None
         if self._embedded and self._client is not None:
             client, self._client = self._client, None
             client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
     def _call(self, method: str, **arguments: Any) -> Any:
         def call() -> Any:
-            if self._collection is None:
-                self._collection = self._open()
-            return getattr(self._collection, method)(**arguments)
+            with self._lock:
+                self._lock.wait_for(lambda: not self._paused)
+                collection = self._collection = self._collection or self._open()
+                self._busy += 1
+            try:
+                return getattr(collection, method)(**arguments)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+                    self._lock.notify_all()
 
         return self._guarded(method, call)
 
     def _batch_size(self) -> int:
-        return int(self._guarded("get_max_batch_size", lambda: self._connect().get_max_batch_size()))
+        with self._lock:
+            return int(self._guarded("get_max_batch_size", lambda: self._connect().get_max_batch_size()))
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
         """Run a call of Chroma's and say in our own errors what failed."""

@@ -148,14 +148,16 @@ class SyncedIndex:
         """As :meth:`VectorIndex.query`; an index that fails is rebuilt first.
 
         Returns:
-            None while the index lacks what the ledger has: the caller then searches the ledger itself.
+            None while the index lacks what the ledger has, or was rebuilt meanwhile: the caller then searches the
+            ledger itself.
         """
         if self._behind and not self._catch_up():
             return None
         for _ in range(2):
             rebuilds = self._rebuilds
             try:
-                return self._index.query(vector, limit, where)
+                found = self._index.query(vector, limit, where)
+                return found if rebuilds == self._rebuilds and not self._behind else None
             except IndexBrokenError as error:
                 if not self._try_rebuild(str(error), rebuilds):
                     return None
