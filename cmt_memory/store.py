@@ -137,10 +137,12 @@ class CMTMemoryStore:
             One id a document, in order.
 
         Raises:
-            InvalidInputError: something about a document cannot be used (empty, not text, an id given twice), or
-                the disk has no room; nothing was changed.
+            InvalidInputError: something about a document cannot be used (empty, not text, an id given twice);
+                nothing was changed.
+            StoreFullError: the disk has no room; what `on_progress` was called with is kept.
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
+        self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._add_lock:
             self._ingestion.add(coerced.documents, show_progress=show_progress, on_progress=on_progress)
         return coerced.ids
@@ -353,10 +355,12 @@ class CMTMemoryStore:
     def _settle_model(self, model: CMTModel) -> CMTModel:
         """The model as this store's memories need it; a new store remembers the model's settings."""
         stored = self.bank.meta("model")
-        if stored is None or (not self.bank.read_only and not len(self.bank)):
-            if not self.bank.read_only:
-                self.bank.set_asset("model", tensors_to_bytes(model.state()))
-                self.bank.set_meta("model", model.saved_config().model_dump())
+        if not self.bank.read_only and (stored is None or not self.bank.shared) and not len(self.bank):
+            mine = model.saved_config().model_dump()
+            stored = self.bank.settle_meta("model", mine, tensors_to_bytes(model.state()), anew=not self.bank.shared)
+            if stored == mine:
+                return model
+        if stored is None:
             return model
         config = CMTConfig.model_validate(stored)
         explicit = {name: getattr(model.config, name) for name in model.explicit}
@@ -440,4 +444,6 @@ def _id_list(ids: str | Sequence[str]) -> list[str]:
     given = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Sequence) else [ids]
     if not all(isinstance(id, str) for id in given):
         raise InvalidInputError(f"ids must be strings, not {given!r}.")
+    if any("\ud800" <= character <= "\udfff" for id in given for character in id):
+        raise InvalidInputError(f"ids have no lone surrogates, and these have: {given!r}.")
     return given

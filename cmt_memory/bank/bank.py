@@ -64,12 +64,14 @@ class MemoryBank:
     ) -> None:
         self.path = Path(path)
         self.read_only = read_only
+        self.shared = client is not None
+        self._pid = os.getpid()
         self._index: SyncedIndex | None = None
         with ExitStack() as opened:
             if not read_only:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
-                    lock = FolderLock(self.path / "lock", shared=client is not None)
+                    lock = FolderLock(self.path / "lock", shared=self.shared)
                 except OSError as error:
                     raise InvalidInputError(
                         f"{self.path} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
@@ -82,8 +84,8 @@ class MemoryBank:
             self.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
                 index = VectorIndex(self.path / "chroma", self._collection_name(), client)
-                opened.callback(index.close)
                 self._index = SyncedIndex(self._ledger, self._queries, index, lock)
+                opened.callback(self._index.close)
                 self._index.repair()
             self._opened = opened.pop_all()
 
@@ -95,8 +97,9 @@ class MemoryBank:
         When this returns, the documents are on disk and can be searched.
 
         Raises:
-            InvalidInputError: A document has no passages, or a vector has not the bank's dimension; nothing
-                was changed.
+            InvalidInputError: A document has no passages, or a vector has not the bank's dimension or holds NaN;
+                nothing was changed.
+            StoreFullError: The disk has no room; the message says whether the documents are kept.
         """
         self._check_vectors(documents)
         self._ledger.put(documents, keep_text=self.keep_text)
@@ -158,6 +161,7 @@ class MemoryBank:
         for done, some in chunks(missing):
             rows = self._queries.passages(some)
             vectors = np.asarray(encode([rows[key].text for key in some]), np.float32)
+            _check_finite(vectors, f"the encoder {id}")
             self._ledger.set_vectors(list(zip(some, vectors, strict=True)))
             if on_progress is not None:
                 on_progress(done + len(some), len(missing))
@@ -246,7 +250,10 @@ class MemoryBank:
             if key not in stored:
                 raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
             if key not in memories:
-                memories[key] = decode_memory(self._payload(passage_id, *stored[key]))
+                payload = self._payload(passage_id, key, *stored[key])
+                if payload is None:
+                    return self.payloads(passage_ids)
+                memories[key] = decode_memory(payload)
         return [memories[key] for key in keys]
 
     def payload_digests(self, passage_ids: Sequence[str]) -> list[str]:
@@ -279,19 +286,28 @@ class MemoryBank:
 
         Returns:
             Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
+
+        Raises:
+            InvalidInputError: The vector holds NaN.
         """
-        if self._index is None:
-            return self._exact.search(vector, k, condition)
+        _check_finite(vector, "the question's vector")
+        size = self.count_passages()
+        k = min(k, size)
+        if self._index is None or not k:
+            return self._exact.search(vector, k, condition) if k else []
         where = None if condition is None else to_chroma(condition)
         for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
+            limit = min(limit, size + _OVERFETCH)
             found = self._index.query(vector, limit, where)
+            if found is None:
+                break
             alive = self._queries.metadata_of([key for key, _ in found])
             kept = [
                 (key, cosine)
                 for key, cosine in found
                 if key in alive and (condition is None or holds(condition, alive[key]))
             ]
-            if len(kept) >= k or (condition is None and len(found) < limit):
+            if len(kept) >= k:
                 return kept[:k]
             if len(found) < limit:
                 break
@@ -305,7 +321,7 @@ class MemoryBank:
             k: Most passages to return.
             condition: What ``filters.parse`` made of a filter.
         """
-        return self._queries.search_words(words, k, condition) if words else []
+        return self._queries.search_words(words, min(k, self.count_passages()), condition) if words else []
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
         """In how many passages each word occurs; words in none are left out."""
@@ -337,6 +353,20 @@ class MemoryBank:
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON setting of the store."""
         self._ledger.set_meta(key, value)
+
+    def settle_meta(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep a setting and the asset that belongs to it, in one transaction.
+
+        Args:
+            key: Name of both.
+            value: A JSON value.
+            asset: Bytes.
+            anew: Replace what there is; else what there is stays.
+
+        Returns:
+            The setting there is now.
+        """
+        return self._ledger.settle_meta(key, value, asset, anew=anew)
 
     def asset(self, name: str) -> bytes | None:
         """Bytes that belong to the store, or None."""
@@ -379,11 +409,16 @@ class MemoryBank:
         self._ledger.compact()
 
     def close(self) -> None:
-        """Close files and let go of the folder; closing twice is fine.
+        """Close files and let go of the folder; closing twice is fine, and in a forked child nothing happens.
 
         Everything else raises ``StoreClosedError`` from then on.
         """
-        self._opened.close()
+        if os.getpid() == self._pid:
+            self._opened.close()
+
+    def check_open(self) -> None:
+        """Raise ``StoreClosedError`` where the bank was closed, or opened before this process was forked."""
+        self._ledger.database.check_open()
 
     def _check_known(self, ids: Sequence[str]) -> None:
         known = self._queries.known(ids)
@@ -404,13 +439,18 @@ class MemoryBank:
         if len(sizes) > 1 or not sizes <= expected:
             raise InvalidInputError(f"vectors of the shapes {sorted(sizes)}; expected {sorted(expected)}.")
         for document in documents:
+            for passage in document.passages:
+                if passage.vector is not None:
+                    _check_finite(passage.vector, f"the document {document.id!r}")
             if not document.passages:
                 raise InvalidInputError(f"the document {document.id!r} has no passages.")
 
     def _settle_keep_text(self, keep_text: bool) -> bool:
         """What the bank was made with; a new one is made with what is asked for."""
         stored = self._queries.meta("keep_text")
-        if not self.read_only and (stored is None or not self._queries.count_documents()):
+        if stored is None and not self.read_only:
+            stored = self._ledger.settle_meta("keep_text", keep_text)
+        elif not self.read_only and not self.shared and not self._queries.count_documents():
             self._ledger.set_meta("keep_text", keep_text)
             return keep_text
         if stored and not keep_text:
@@ -420,21 +460,32 @@ class MemoryBank:
     def _collection_name(self) -> str:
         name: str | None = self._queries.meta("collection")
         if name is None:
-            name = f"cmt-{uuid.uuid4().hex}"
-            self._ledger.set_meta("collection", name)
+            name = str(self._ledger.settle_meta("collection", f"cmt-{uuid.uuid4().hex}"))
         return name
 
     def _sync(self) -> None:
         if self._index is not None:
             self._index.sync()
 
-    def _payload(self, passage_id: str, digest: bytes, data: bytes | None) -> bytes | bytearray:
-        payload = self._ledger.files.read(digest) if data is None else data
-        if sha256(payload).digest() != digest:
-            raise StoreCorruptError(
-                f"the memory of the passage {passage_id!r} is damaged; delete its document and add it again."
-            )
-        return payload
+    def _payload(self, passage_id: str, key: int, digest: bytes, data: bytes | None) -> bytes | bytearray | None:
+        """The payload as it was kept; None where another thread or process has replaced or deleted it since."""
+        fault = ""
+        try:
+            payload = self._ledger.files.read(digest) if data is None else data
+            if sha256(payload).digest() == digest:
+                return payload
+        except OSError as error:
+            if self._queries.payload_digests([key]).get(key) != digest:
+                return None
+            fault = f": its file cannot be read, {error.strerror}"
+        raise StoreCorruptError(
+            f"the memory of the passage {passage_id!r} is damaged{fault}; delete its document and add it again."
+        )
+
+
+def _check_finite(vectors: Vector, whose: str) -> None:
+    if not np.isfinite(vectors).all():
+        raise InvalidInputError(f"{whose} has a vector with NaN or infinite values; use another encoder.")
 
 
 def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
@@ -448,5 +499,8 @@ def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files under a folder."""
     if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.is_file() else 0
+        return sum(_size(file) for file in path.iterdir())
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # others may be writing
+        return 0

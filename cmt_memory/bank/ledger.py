@@ -20,6 +20,7 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
 from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
 from cmt_memory.documents import metadata_json
+from cmt_memory.errors import InvalidInputError, StoreCorruptError
 
 _INLINE_BYTES = 64 * 1024
 
@@ -35,7 +36,13 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        self.database = Database(folder / "ledger.sqlite3", read_only=read_only)
+        path = folder / "ledger.sqlite3"
+        if (folder / "chroma").exists() and not (path.exists() and path.stat().st_size):
+            raise StoreCorruptError(
+                f"{path} is missing or empty, though {folder} has an index; restore the folder from a copy, or "
+                "delete it to begin anew."
+            )
+        self.database = Database(path, read_only=read_only)
         self.files = PayloadFiles(folder / "payloads")
 
     def set_meta(self, key: str, value: Any) -> None:
@@ -43,10 +50,21 @@ class Ledger:
         with self.database.write() as connection:
             _set_meta(connection, key, value)
 
+    def settle_meta(self, key: str, value: Any, asset: bytes | None = None, *, anew: bool = False) -> Any:
+        """Keep a setting, and an asset of the same name, unless there is one; returns the one there is then."""
+        with self.database.write() as connection:
+            found = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
+            if found is not None and not anew:
+                return json.loads(found[0])
+            _set_meta(connection, key, value)
+            if asset is not None:
+                _set_asset(connection, key, asset)
+        return value
+
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         with self.database.write() as connection:
-            connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+            _set_asset(connection, name, data)
 
     def put(self, documents: Iterable[StoredDocument], *, keep_text: bool) -> None:
         """Keep documents, each in place of the one with its id; all of them or, on an error, none."""
@@ -86,7 +104,7 @@ class Ledger:
     def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
         """Replace a document's metadata; its passages get new keys, so that the index takes them in anew."""
         with self.database.write() as connection:
-            (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+            key = _key(connection, id)
             connection.execute(
                 "UPDATE documents SET metadata = ?, updated = ? WHERE key = ?",
                 (metadata_json(metadata), time.time(), key),
@@ -116,7 +134,7 @@ class Ledger:
         dropped = set[bytes]()
         with self.database.write() as connection:
             for id in ids:
-                (key,) = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+                key = _key(connection, id)
                 dropped |= _remove_passages(connection, key)
                 connection.execute("DELETE FROM documents WHERE key = ?", (key,))
         self._remove_files(dropped)
@@ -218,6 +236,17 @@ class Ledger:
 
 def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+
+def _set_asset(connection: sqlite3.Connection, name: str, data: bytes) -> None:
+    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+
+
+def _key(connection: sqlite3.Connection, id: str) -> int:
+    row = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
+    if row is None:  # another thread or process was faster
+        raise InvalidInputError(f"unknown ids [{id!r}]; nothing was changed.")
+    return int(row[0])
 
 
 _FORGET_TEXTS = (
