@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint soak clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -16,6 +16,7 @@ help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and mypy"
+	@echo "make soak   kill a store 200 times and check it each time; some minutes"
 	@echo "make clean  remove .venv and what builds leave"
 
 demo: $(VENV)/.demo
@@ -28,6 +29,9 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+soak: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.soak_kills --kills 200 --output benchmarks/results/soak_kills.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -27,5 +27,9 @@ class StoreClosedError(CMTError):
     """The store was closed; open it again to use it."""
 
 
+class StoreFullError(CMTError):
+    """The disk has no room for what was to be written; the message says what is kept."""
+
+
 class StoreCorruptError(CMTError):
     """Something the store had written cannot be read back as it was."""

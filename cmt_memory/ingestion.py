@@ -11,7 +11,7 @@ from cmt_memory.bank.codec import SlotDtype, encode_memory
 from cmt_memory.bank.passages import split_passages
 from cmt_memory.bank.records import StoredDocument, StoredPassage
 from cmt_memory.documents import Document
-from cmt_memory.errors import InvalidInputError
+from cmt_memory.errors import InvalidInputError, StoreFullError
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.progress import Progress
 from cmt_memory.retrieval.encoders import Encoder
@@ -176,7 +176,7 @@ class Ingestion:
         needed = _FREE_DISK_FACTOR * tokens * self._model.slot_width * bytes_per_number // self._model.config.ratio
         free = self.free_bytes()
         if needed > free:
-            raise InvalidInputError(
+            raise StoreFullError(
                 f"{tokens} tokens of documents need about {needed / 1e6:.0f} MB of memories, but {self._bank.path} has "
                 f"{free / 1e6:.0f} MB free; free some space, or use a higher ratio or a smaller latent."
             )

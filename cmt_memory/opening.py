@@ -38,10 +38,12 @@ def settle_model(bank: MemoryBank, model: CMTModel) -> CMTModel:
             settings than the caller gave.
     """
     stored = bank.meta("model")
-    if stored is None or (not bank.read_only and not len(bank)):
-        if not bank.read_only:
-            bank.set_asset("model", tensors_to_bytes(model.state()))
-            bank.set_meta("model", model.saved_config().model_dump())
+    if not bank.read_only and (stored is None or not bank.shared) and not len(bank):
+        mine = model.saved_config().model_dump()
+        stored = bank.settle_meta("model", mine, tensors_to_bytes(model.state()), anew=not bank.shared)
+        if stored == mine:
+            return model
+    if stored is None:
         return model
     config = CMTConfig.model_validate(stored)
     recompress = f"make its memories anew with `cmt-memory store recompress --store {bank.path}`"

@@ -183,10 +183,12 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
             One id a document, in order.
 
         Raises:
-            InvalidInputError: something about a document cannot be used (empty, not text, an id given twice), or
-                the disk has no room; nothing was changed.
+            InvalidInputError: something about a document cannot be used (empty, not text, an id given twice);
+                nothing was changed.
+            StoreFullError: the disk has no room; what `on_progress` was called with is kept.
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
+        self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         expires = self._expires(ttl)
         with self._add_lock:
             self._ingestion.add(
@@ -442,4 +444,6 @@ def _id_list(ids: str | Sequence[str]) -> list[str]:
     given = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Sequence) else [ids]
     if not all(isinstance(id, str) for id in given):
         raise InvalidInputError(f"ids must be strings, not {given!r}.")
+    if any("\ud800" <= character <= "\udfff" for id in given for character in id):
+        raise InvalidInputError(f"ids have no lone surrogates, and these have: {given!r}.")
     return given

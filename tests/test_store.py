@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from cmt_memory import CMTMemoryStore, CMTModel, Document
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreClosedError, StoreLockedError
+from cmt_memory.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreClosedError,
+    StoreFullError,
+    StoreLockedError,
+)
 from cmt_memory.ingestion import Ingestion
 from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
 
@@ -326,7 +332,7 @@ def test_no_room_on_the_disk_changes_nothing(store):
     store._ingestion = FullDisk(
         store.bank, store.model, store.encoder, passage_tokens=64, passage_overlap=8, slot_dtype="int8"
     )
-    with pytest.raises(InvalidInputError, match="free some space"):
+    with pytest.raises(StoreFullError, match="free some space"):
         store.add_documents(DOCUMENTS)
     assert len(store) == 0
 

@@ -18,7 +18,7 @@ from cmt_memory.bank.index import VectorIndex
 from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import chunks
-from cmt_memory.bank.reading import MEMORY_FOLDER, BankReader
+from cmt_memory.bank.reading import MEMORY_FOLDER, BankReader, check_finite
 from cmt_memory.bank.records import MEMORY, RETRIEVAL, StoredDocument, Vector, VectorTable
 from cmt_memory.bank.sync import SyncedIndex
 from cmt_memory.errors import InvalidInputError
@@ -62,11 +62,13 @@ class MemoryBank(BankReader):
     ) -> None:
         folder = Path(path)
         self.read_only = read_only
+        self.shared = client is not None
+        self._pid = os.getpid()
         with ExitStack() as opened:
             if not read_only:
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
-                    self._lock = FolderLock(folder / "lock", shared=client is not None)
+                    self._lock = FolderLock(folder / "lock", shared=self.shared)
                 except OSError as error:
                     raise InvalidInputError(
                         f"{folder} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
@@ -97,8 +99,9 @@ class MemoryBank(BankReader):
 
         Raises:
             FingerprintMismatchError: That generation is over; nothing was changed.
-            InvalidInputError: A document has no passages, or a vector has not the bank's dimension; nothing
-                was changed.
+            InvalidInputError: A document has no passages, or a vector has not the bank's dimension or holds NaN;
+                nothing was changed.
+            StoreFullError: The disk has no room; the message says whether the documents are kept.
         """
         self._check_vectors(documents)
         self._ledger.put(documents, keep_text=self.keep_text, generation=generation)
@@ -169,10 +172,13 @@ class MemoryBank(BankReader):
             self._memory_index.reset()
         for _, some in chunks(self._queries.without_memory_vector() if keys is None else list(keys)):
             names, stored = self._queries.names(some), self._queries.payloads(some)
-            vectors = [
-                (key, decode_memory(self._payload("#".join(map(str, names[key])), *stored[key])).pooled.numpy())
+            payloads = {
+                key: self._payload("#".join(map(str, names[key])), key, *stored[key])
                 for key in some
                 if key in stored and key in names
+            }
+            vectors = [
+                (key, decode_memory(payload).pooled.numpy()) for key, payload in payloads.items() if payload is not None
             ]
             self._ledger.set_memory_vectors(vectors, generation)
             if on_progress is not None:
@@ -215,6 +221,7 @@ class MemoryBank(BankReader):
             rows = self._queries.passages(some)
             if rows:
                 vectors = np.asarray(encode([row.text for row in rows.values()]), np.float32)
+                check_finite(vectors, f"the encoder {id}")
                 self._ledger.set_vectors(list(zip(rows, vectors, strict=True)))
             if on_progress is not None:
                 on_progress(done + len(some), len(missing))
@@ -225,6 +232,20 @@ class MemoryBank(BankReader):
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON setting of the store."""
         self._ledger.set_meta(key, value)
+
+    def settle_meta(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep a setting and the asset that belongs to it, in one transaction.
+
+        Args:
+            key: Name of both.
+            value: A JSON value.
+            asset: Bytes.
+            anew: Replace what there is; else what there is stays.
+
+        Returns:
+            The setting there is now.
+        """
+        return self._ledger.settle_meta(key, value, asset, anew=anew)
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
@@ -247,14 +268,20 @@ class MemoryBank(BankReader):
         if self._memory_index is None and (self.path / MEMORY_FOLDER).exists():
             shutil.rmtree(self.path / MEMORY_FOLDER)
             self._ledger.mark_all_unindexed(MEMORY)
+            self._ledger.set_meta(MEMORY.files, None)
         self._ledger.compact()
 
     def close(self) -> None:
-        """Close files and let go of the folder; closing twice is fine.
+        """Close files and let go of the folder; closing twice is fine, and in a forked child nothing happens.
 
         Everything else raises ``StoreClosedError`` from then on.
         """
-        self._opened.close()
+        if os.getpid() == self._pid:
+            self._opened.close()
+
+    def check_open(self) -> None:
+        """Raise ``StoreClosedError`` where the bank was closed, or opened before this process was forked."""
+        self._ledger.database.check_open()
 
     def _check_vectors(self, documents: Sequence[StoredDocument]) -> None:
         encoder = self.encoder
@@ -268,13 +295,18 @@ class MemoryBank(BankReader):
         if len(sizes) > 1 or not sizes <= expected:
             raise InvalidInputError(f"vectors of the shapes {sorted(sizes)}; expected {sorted(expected)}.")
         for document in documents:
+            for passage in document.passages:
+                if passage.vector is not None:
+                    check_finite(passage.vector, f"the document {document.id!r}")
             if not document.passages:
                 raise InvalidInputError(f"the document {document.id!r} has no passages.")
 
     def _settle_keep_text(self, keep_text: bool) -> bool:
         """What the bank was made with; a new one is made with what is asked for."""
         stored = self._queries.meta("keep_text")
-        if not self.read_only and (stored is None or not self._queries.has_rows()):
+        if stored is None and not self.read_only:
+            stored = self._ledger.settle_meta("keep_text", keep_text)
+        elif not self.read_only and not self.shared and not self._queries.has_rows():
             self._ledger.set_meta("keep_text", keep_text)
             return keep_text
         if stored and not keep_text:
@@ -284,8 +316,7 @@ class MemoryBank(BankReader):
     def _collection_name(self) -> str:
         name: str | None = self._queries.meta("collection")
         if name is None:
-            name = f"cmt-{uuid.uuid4().hex}"
-            self._ledger.set_meta("collection", name)
+            name = str(self._ledger.settle_meta("collection", f"cmt-{uuid.uuid4().hex}"))
         return name
 
     def _remove_expired(self) -> None:
@@ -297,8 +328,8 @@ class MemoryBank(BankReader):
         self, opened: ExitStack, folder: str, suffix: str, client: ClientAPI | None, table: VectorTable
     ) -> SyncedIndex:
         index = VectorIndex(self.path / folder, self._collection_name() + suffix, client)
-        opened.callback(index.close)
         synced = SyncedIndex(self._ledger, self._queries, index, self._lock, table)
+        opened.callback(synced.close)
         synced.repair()
         return synced
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreCorruptError
+from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreCorruptError, StoreFullError
 
 FORMAT = 2
 TOKENIZER = "unicode61 remove_diacritics 2"
 _BUSY_SECONDS = 60.0
 _WAL_BYTES = 4 * 1024 * 1024
+# What SQLite reports for quotas, file size limits and a full disk under its shared memory.
+_NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 # `counters` spares every question a walk through a table, and `changes` counts commits, so that whoever caches
 # can see that something changed. A payload counts while its `generation` is that of `counters`; the next one is made
@@ -99,6 +101,7 @@ class Database:
     def __init__(self, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
         if read_only and not path.exists():
             raise InvalidInputError(f"{path.parent} holds no store; give the folder of one, or open it for writing.")
+        _check_length(path)
         self.path = path
         self.read_only = read_only
         self.clock = clock
@@ -113,8 +116,9 @@ class Database:
         try:
             self._writer = None if read_only else self._connect()
             self._check_format()
-        except sqlite3.Error as error:
-            raise StoreCorruptError(f"{path} cannot be opened as a ledger: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise _explain(error, path) from error
         except CMTError:
             self.close()
             raise
@@ -122,30 +126,34 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection on which every statement sees one and the same commit."""
-        self._check_open()
+        self.check_open()
         with self._pool_lock:
             connection = self._pool.pop() if self._pool else None
-        connection = connection or self._connect()
         try:
+            connection = connection or self._connect()
             connection.execute("BEGIN")
             yield connection
         except sqlite3.DatabaseError as error:
             raise _explain(error, self.path) from error
         finally:
-            if connection.in_transaction:
-                connection.rollback()
-            with self._pool_lock:
-                if not self._closed:
-                    self._pool.append(connection)
-                    connection = None
             if connection is not None:
-                connection.close()
+                self._take_back(connection)
+
+    def _take_back(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            connection.rollback()
+        with self._pool_lock:
+            if not self._closed:
+                self._pool.append(connection)
+                return
+        connection.close()
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Lend the writing connection inside a transaction that commits at the end or changes nothing."""
+        self.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._write_lock:
-            self._check_open()
+            self.check_open()
             if self._writer is None:
                 raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
             try:
@@ -164,8 +172,9 @@ class Database:
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """Lend the writing connection outside a transaction, for what SQLite allows only there."""
+        self.check_open()
         with self._write_lock:
-            self._check_open()
+            self.check_open()
             if self._writer is None:
                 raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
             try:
@@ -175,15 +184,18 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; those that are lent are closed when they come back."""
+        if os.getpid() != self._pid:
+            return
         with self._write_lock, self._pool_lock:
-            if self._closed or os.getpid() != self._pid:
+            if self._closed:
                 return
             self._closed = True
             for connection in [*self._pool, *([self._writer] if self._writer else [])]:
                 connection.close()
             self._pool.clear()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ``StoreClosedError`` where the ledger is closed, or was opened before a fork."""
         if self._closed:
             raise StoreClosedError("the store was closed; open it again to use it.")
         if os.getpid() != self._pid:
@@ -212,9 +224,9 @@ class Database:
         return connection
 
     def _check_format(self) -> None:
-        if self._writer is not None:
+        if self._writer is not None and not _count_tables(self._writer):
             with self.write() as connection:
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                if not _count_tables(connection):
                     for statement in _SCHEMA.split(";\n"):
                         if statement.strip():
                             connection.execute(statement)
@@ -230,7 +242,30 @@ class Database:
             (self.generation,) = connection.execute("SELECT generation FROM counters").fetchone()
 
 
+def _count_tables(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a file that was cut off, which SQLite itself notices only when it comes to what is missing."""
+    wal = path.with_name(path.name + "-wal")
+    if not path.exists() or (wal.exists() and wal.stat().st_size):  # what is missing may be in the WAL
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+        size = file.seek(0, os.SEEK_END)
+    page = int.from_bytes(header[16:18], "big")
+    expected = (65_536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+    if header.startswith(b"SQLite format 3\0") and size < expected:
+        raise StoreCorruptError(f"{path} has {size} of its {expected} bytes; restore the folder from a copy.")
+
+
 def _explain(error: sqlite3.DatabaseError, path: Path) -> CMTError:
-    if isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError | sqlite3.ProgrammingError):
-        return CMTError(f"{path}: {error}; nothing was changed.")
-    return StoreCorruptError(f"{path} is damaged: {error}; restore the folder from a copy.")
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreCorruptError(f"{path} is damaged: {error}; restore the folder from a copy.")
+    if code & 0xFF == sqlite3.SQLITE_FULL or code in _NO_ROOM:
+        return StoreFullError(f"{path}: {error}; nothing was changed. Free some space and try again.")
+    if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        return InvalidInputError(f"{path} cannot be opened: {error}; check the rights to the folder and its files.")
+    return CMTError(f"{path}: {error}; nothing was changed.")

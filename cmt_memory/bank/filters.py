@@ -8,7 +8,7 @@ A filter sees strings, booleans, finite floats and 64-bit integers at the top le
 with any other value (``None``, lists, dicts, NaN, larger integers) counts as missing. Values of different
 kinds (number, string, boolean) are never equal, ``1`` and ``1.0`` are. ``$ne`` and ``$nin`` hold for a
 missing key, the others do not. Strings are ordered by code point, so ISO dates can be compared; booleans have
-no order.
+no order. A filter has at most 30,000 values in 500 conditions, 50 levels deep.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ _NEGATED = {"$eq": "$ne", "$ne": "$eq", "$in": "$nin", "$nin": "$in"}
 # Chroma keeps every string once more in a second index.
 _MAX_INDEXED_TEXT = 512
 _EXACT_INT = 2**53
+# SQLite binds at most 32,766 values and nests expressions 1,000 deep. Chroma makes one level of every value, and
+# some thousands of them overflow its stack, which ends the process.
+_MOST_VALUES = 30_000
+_MOST_CONDITIONS = 500
+_MOST_LEVELS = 50
+_MOST_IN_CHROMA = 200
 
 Filter = Mapping[str, Any]
 
@@ -63,7 +69,14 @@ def parse(filter: Filter | None) -> Condition | None:
     """
     if filter is None or filter == {}:
         return None
-    return _parse(filter, "filter")
+    condition = _parse(filter, "filter", 0)
+    conditions, values = _size(condition)
+    if conditions > _MOST_CONDITIONS or values > _MOST_VALUES:
+        raise InvalidInputError(
+            f"the filter has {values} values in {conditions} conditions; expected at most {_MOST_VALUES} in "
+            f"{_MOST_CONDITIONS}. Mark the documents by a metadata key of their own and filter on that."
+        )
+    return condition
 
 
 def matches(filter: Filter | None, metadata: Mapping[str, Any]) -> bool:
@@ -152,7 +165,7 @@ def to_chroma(condition: Condition) -> dict[str, Any] | None:
 
     It may hold for more: what Chroma finds is checked with :func:`holds` afterwards.
     """
-    return _chroma(condition, negated=False)
+    return None if sum(_size(condition)) > _MOST_IN_CHROMA else _chroma(condition, negated=False)
 
 
 def _chroma(condition: Condition, negated: bool) -> dict[str, Any] | None:
@@ -224,7 +237,17 @@ def _indexable(value: Any) -> bool:
     return len(value) <= _MAX_INDEXED_TEXT if isinstance(value, str) else is_filterable(value)
 
 
-def _parse(filter: Any, path: str) -> Condition:
+def _size(condition: Condition) -> tuple[int, int]:
+    """Number of conditions on keys, and of the values they compare with."""
+    if isinstance(condition, Leaf):
+        return 1, len(condition.operand) if condition.operator in ("$in", "$nin") else 1
+    sizes = [_size(part) for part in condition.parts]
+    return sum(conditions for conditions, _ in sizes), sum(values for _, values in sizes)
+
+
+def _parse(filter: Any, path: str, level: int) -> Condition:
+    if level > _MOST_LEVELS:
+        raise InvalidInputError(f"{path[:80]}… is nested deeper than {_MOST_LEVELS} levels.")
     if not isinstance(filter, Mapping):
         raise InvalidInputError(f"{path} is {filter!r}; expected a dict such as {{'year': {{'$gte': 1815}}}}.")
     parts: list[Condition] = []
@@ -235,10 +258,10 @@ def _parse(filter: Any, path: str) -> Condition:
         if key in ("$and", "$or"):
             if not isinstance(value, list | tuple) or not value:
                 raise InvalidInputError(f"{here} is {value!r}; expected a list of filters.")
-            inner = tuple(_parse(item, f"{here}[{number}]") for number, item in enumerate(value))
+            inner = tuple(_parse(item, f"{here}[{number}]", level + 1) for number, item in enumerate(value))
             parts.append(Group(key[1:], inner))
         elif key == "$not":
-            parts.append(Group("not", (_parse(value, here),)))
+            parts.append(Group("not", (_parse(value, here, level + 1),)))
         elif key.startswith("$"):
             raise InvalidInputError(f"{here}: unknown operator; around filters there are $and, $or and $not.")
         elif isinstance(value, Mapping):

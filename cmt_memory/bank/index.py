@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cmt_memory.bank import footprint
 from cmt_memory.bank.filters import index_metadata
+from cmt_memory.bank.footprint import Footprint
 from cmt_memory.bank.records import Vector
-from cmt_memory.errors import CMTError
+from cmt_memory.errors import CMTError, StoreClosedError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
 _SPACE: Literal["cosine"] = "cosine"
+_NO_ROOM = ("disk is full", "no space left", "file too large", "quota exceeded")
+_LITTLE_ROOM = 256 * 1024
 
 
 class IndexBrokenError(CMTError):
-    """The index cannot be used as it is; it has to be rebuilt from the ledger."""
+    """The index cannot be used as it is; it has to be rebuilt from the ledger.
+
+    Args:
+        message: What failed.
+        no_room: The disk is full, which no rebuild would change.
+    """
+
+    def __init__(self, message: str, no_room: bool = False) -> None:
+        super().__init__(message)
+        self.no_room = no_room
 
 
 class VectorIndex:
@@ -41,8 +55,11 @@ class VectorIndex:
     def __init__(self, folder: Path, name: str, client: ClientAPI | None = None) -> None:
         self._folder, self._name, self._client = folder, name, client
         self._embedded = client is None
+        self._closed = False
+        self._lock = threading.Condition()
+        self._busy = 0
+        self._paused = False
         self._collection: Collection | None = None
-        self._lock = threading.RLock()
 
     def count(self) -> int:
         """Number of entries.
@@ -116,18 +133,20 @@ class VectorIndex:
         return [int(key) for key in found["ids"]], np.asarray(found["embeddings"], np.float32)
 
     def reset(self) -> None:
-        """Throw an embedded index's folder away, or a server's collection: Chroma's files keep what it deletes."""
-        from chromadb.errors import NotFoundError
-
-        with self._lock:
-            self._collection = None
+        """Throw the collection away; of an embedded index the whole folder, which Chroma may not survive opening."""
+        with self._alone():
             if self._embedded:
-                self.close()
-                if self._folder.is_dir():
-                    shutil.rmtree(self._folder)
-                else:
-                    self._folder.unlink(missing_ok=True)
+                self._let_go()
+                try:
+                    if self._folder.is_dir():
+                        shutil.rmtree(self._folder)
+                    else:
+                        self._folder.unlink(missing_ok=True)
+                except OSError as error:
+                    raise CMTError(f"the index in {self._folder} cannot be deleted: {error}; delete it.") from error
                 return
+            from chromadb.errors import NotFoundError
+
             try:
                 self._connect().delete_collection(self._name)
             except NotFoundError:
@@ -135,52 +154,105 @@ class VectorIndex:
             except Exception as error:
                 raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
 
+    def is_as_left(self, record: Mapping[str, Any]) -> bool:
+        """Whether an embedded index's files are as :meth:`outline` or :meth:`seal` had found them."""
+        return not self._embedded or footprint.is_as_left(self._folder, record)
+
+    def outline(self) -> Footprint:
+        """What to note of an embedded index's files while it is in use."""
+        return footprint.outline(self._folder) if self._embedded else {}
+
+    def seal(self, earlier: Footprint) -> Footprint:
+        """What to note of an embedded index's files once it is closed, knowing what was noted before."""
+        return footprint.seal(self._folder, earlier) if self._embedded else {}
+
     def close(self) -> None:
-        """Let go of an embedded index; a client that was given stays open."""
+        """Let go of an embedded index for good; a client that was given stays open."""
+        with self._alone():
+            self._closed = True
+            self._let_go()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for the calls under way and keep others out: Chroma must not be closed under them."""
         with self._lock:
-            self._collection = None
-            client = self._client if self._embedded else None
-            if client is not None:
-                self._client = None
-                client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
+            self._paused = True
+            try:
+                self._lock.wait_for(lambda: not self._busy)
+                self._collection = None
+                yield
+            finally:
+                self._paused = False
+                self._lock.notify_all()
+
+    def _let_go(self) -> None:
+        if self._embedded and self._client is not None:
+            client, self._client = self._client, None
+            client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
     def _call(self, method: str, **arguments: Any) -> Any:
+        def call() -> Any:
+            with self._lock:
+                self._lock.wait_for(lambda: not self._paused)
+                collection = self._collection = self._collection or self._open()
+                self._busy += 1
+            try:
+                return getattr(collection, method)(**arguments)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+                    self._lock.notify_all()
+
+        return self._guarded(method, call)
+
+    def _batch_size(self) -> int:
+        with self._lock:
+            return int(self._guarded("get_max_batch_size", lambda: self._connect().get_max_batch_size()))
+
+    def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
+        """Run a call of Chroma's and say in our own errors what failed."""
         from chromadb.errors import ChromaError
 
         try:
-            with self._lock:
-                collection = self._collection = self._collection or self._open()
-            return getattr(collection, method)(**arguments)
-        except IndexBrokenError:
+            return call()
+        except CMTError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             self._collection = None
+            if self._closed:
+                raise StoreClosedError("the store was closed; open it again to use it.") from error
             if self._embedded or isinstance(error, ChromaError):
-                raise IndexBrokenError(f"Chroma: {method} failed: {error}") from error
+                raise IndexBrokenError(f"Chroma: {name} failed: {error}", self._is_full(error)) from error
             raise CMTError(
                 f"the index server cannot be reached: {error}. What was added is in the ledger and is indexed with "
                 "the next write or at the next opening."
             ) from error
 
-    def _batch_size(self) -> int:
-        with self._lock:
-            return int(self._connect().get_max_batch_size())
-
     def _connect(self) -> ClientAPI:
+        if self._closed:
+            raise StoreClosedError("the store was closed; open it again to use it.")
         if self._client is None:
             import chromadb
             from chromadb.api.shared_system_client import SharedSystemClient
             from chromadb.config import Settings
-            from chromadb.errors import ChromaError
 
             path = str(self._folder.absolute())
             try:
                 self._client = chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
-            except (ChromaError, ValueError) as error:
+            except BaseException as error:
                 # Chroma keeps the half-started system and would return it at the next try.
                 SharedSystemClient._identifier_to_system.pop(path, None)
-                raise IndexBrokenError(f"Chroma cannot open {path}: {error}") from error
+                if not _is_failure(error):
+                    raise
+                raise IndexBrokenError(f"Chroma cannot open {path}: {error}", self._is_full(error)) from error
         return self._client
+
+    def _is_full(self, error: BaseException) -> bool:
+        """Whether it was for want of room on the disk that an embedded index failed."""
+        told = any(sign in str(error).lower() for sign in _NO_ROOM)
+        return self._embedded and (told or shutil.disk_usage(self._folder.parent).free < _LITTLE_ROOM)
 
     def _open(self) -> Collection:
         from chromadb.api.collection_configuration import CreateHNSWConfiguration
@@ -193,3 +265,8 @@ class VectorIndex:
         if space != _SPACE:
             raise IndexBrokenError(f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}.")
         return collection
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether Chroma failed; a panic of its Rust part is not an ``Exception``."""
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"

@@ -20,7 +20,7 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
 from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector, VectorTable
 from cmt_memory.documents import metadata_json
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreLockedError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError, StoreLockedError
 
 _INLINE_BYTES = 64 * 1024
 
@@ -43,7 +43,13 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
-        self.database = Database(folder / "ledger.sqlite3", read_only=read_only, clock=clock)
+        path = folder / "ledger.sqlite3"
+        if (folder / "chroma").exists() and not (path.exists() and path.stat().st_size):
+            raise StoreCorruptError(
+                f"{path} is missing or empty, though {folder} has an index; restore the folder from a copy, or "
+                "delete it to begin anew."
+            )
+        self.database = Database(path, read_only=read_only, clock=clock)
         self.files = PayloadFiles(folder / "payloads")
 
     def set_meta(self, key: str, value: Any) -> None:
@@ -51,10 +57,21 @@ class Ledger:
         with self.database.write() as connection:
             _set_meta(connection, key, value)
 
+    def settle_meta(self, key: str, value: Any, asset: bytes | None = None, *, anew: bool = False) -> Any:
+        """Keep a setting, and an asset of the same name, unless there is one; returns the one there is then."""
+        with self.database.write() as connection:
+            found = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
+            if found is not None and not anew:
+                return json.loads(found[0])
+            _set_meta(connection, key, value)
+            if asset is not None:
+                _set_asset(connection, key, asset)
+        return value
+
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         with self.database.write() as connection:
-            connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+            _set_asset(connection, name, data)
 
     def put(self, documents: Iterable[StoredDocument], *, keep_text: bool, generation: int | None = None) -> None:
         """Keep documents, each in place of the one with its id; all of them or, on an error, none.
@@ -306,12 +323,16 @@ def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
 
+def _set_asset(connection: sqlite3.Connection, name: str, data: bytes) -> None:
+    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+
+
 def _generation(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT generation FROM counters").fetchone()[0])
 
 
 def _document_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:
-    """Keys of the documents with these ids; one that is not there ends the transaction."""
+    """Keys of the documents with these ids; one that another was faster to delete ends the transaction."""
     rows = [connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone() for id in ids]
     unknown = [id for id, row in zip(ids, rows, strict=True) if row is None]
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,7 @@ class FolderLock:
 
     def __init__(self, path: Path, *, shared: bool) -> None:
         self._path = path
+        self._pid = os.getpid()
         self.shared = shared
         self._file: IO[bytes] = path.open("a+b")
         if not self._take(exclusive=not shared):
@@ -48,7 +50,9 @@ class FolderLock:
             self._take(exclusive=False)
 
     def release(self) -> None:
-        """Let go."""
+        """Let go, also where a forked child still has the file open."""
+        if fcntl is not None and os.getpid() == self._pid:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def _take(self, *, exclusive: bool) -> bool:

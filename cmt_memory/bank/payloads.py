@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Container
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from cmt_memory.errors import StoreCorruptError
+from cmt_memory.errors import CMTError, StoreFullError
 
 _SUFFIX = ".safetensors"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PayloadFiles:
@@ -25,36 +28,43 @@ class PayloadFiles:
         self.folder = folder
 
     def write(self, payload: bytes) -> bytes:
-        """Keep a payload and return its sha256 (32 bytes); one that is there already is not written again."""
+        """Keep a payload and return its sha256 (32 bytes); one that is there whole is not written again.
+
+        Raises:
+            StoreFullError: The disk has no room.
+            CMTError: The file cannot be written for another reason.
+        """
         digest = sha256(payload).digest()
         path = self._path(digest)
-        if path.exists() and sha256(path.read_bytes()).digest() == digest:
-            return digest
-        self.folder.mkdir(exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(self.folder)
+        try:
+            if path.exists() and sha256(self.read(digest)).digest() == digest:
+                return digest
+            self.folder.mkdir(exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(self.folder)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            kind = StoreFullError if error.errno in _NO_ROOM else CMTError
+            raise kind(f"{path} cannot be written: {error.strerror}; nothing was changed.") from error
         return digest
 
     def read(self, digest: bytes) -> bytearray:
         """Read a payload into a buffer of its own, without checking what it holds.
 
         Raises:
-            StoreCorruptError: The file is missing or cannot be read.
+            OSError: The file is missing or cannot be read.
         """
-        path = self._path(digest)
-        try:
-            with path.open("rb", buffering=0) as file:
-                buffer = bytearray(os.fstat(file.fileno()).st_size)
-                view, done = memoryview(buffer), 0
-                while done < len(buffer) and (count := file.readinto(view[done:])):
-                    done += count
-        except OSError as error:
-            raise StoreCorruptError(f"the payload file {path} cannot be read: {error.strerror}") from error
+        with self._path(digest).open("rb", buffering=0) as file:
+            buffer = bytearray(os.fstat(file.fileno()).st_size)
+            view, done = memoryview(buffer), 0
+            while done < len(buffer) and (count := file.readinto(view[done:])):
+                done += count
         return buffer
 
     def remove(self, digest: bytes) -> None:

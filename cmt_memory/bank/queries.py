@@ -104,9 +104,18 @@ class Queries:
         return {row[0] for row in self._in(f"SELECT d.id FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)}
 
     def documents(self, ids: Sequence[str]) -> dict[str, Document]:
-        """Documents by id, without the unknown ones; texts are empty where none are kept."""
-        rows = self._in(f"SELECT d.id, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)
-        return {row[0]: Document((row[1] or b"").decode(), json.loads(row[2]), row[0]) for row in rows}
+        """Documents by id, without the unknown ones; texts are empty where none are kept.
+
+        Raises:
+            StoreCorruptError: A text is not what was kept.
+        """
+        rows = self._in(
+            f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids
+        )
+        return {
+            id: Document(_checked(id, digest, text).decode(), _metadata(id, metadata), id)
+            for id, digest, text, metadata in rows
+        }
 
     def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
         """The sha256 of the text and the metadata's canonical JSON, by id."""
@@ -122,21 +131,38 @@ class Queries:
             f"AND y.{self._current} WHERE {_LIVE} AND d.id IN (%s) GROUP BY d.key",
             ids,
         )
-        found: list[tuple[Any, ...]] = [(*row[:-1], json.loads(row[-1])) for row in rows]
+        found: list[tuple[Any, ...]] = [(*row[:-1], _metadata(row[0], row[-1])) for row in rows]
         return {row[0]: DocumentInfo(*row) for row in found}
 
     # -- passages -------------------------------------------------------------------------------------------
 
     def passages(self, keys: Sequence[int]) -> dict[int, PassageRow]:
-        """Passages by key, without those that are gone."""
-        rows = self._in(
-            'SELECT p.key, d.id, p.n, p.start, p."end", p.n_tokens, '
-            "substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start), d.metadata "
-            f"FROM passages p JOIN documents d ON d.key = p.document WHERE {_LIVE} AND p.key IN (%s)",
-            keys,
-        )
-        found: list[tuple[Any, ...]] = [(*row[:6], (row[6] or b"").decode(), json.loads(row[7])) for row in rows]
-        return {row[0]: PassageRow(*row) for row in found}
+        """Passages by key, without those that are gone.
+
+        Raises:
+            StoreCorruptError: The text of a document is not what was kept.
+        """
+        found: dict[int, PassageRow] = {}
+        with self._database.read() as connection:
+            for _, some in chunks(keys):
+                marks = ",".join("?" * len(some))
+                rows = connection.execute(
+                    'SELECT p.key, p.document, p.n, p.start, p."end", p.n_tokens, p.byte_start, p.byte_end '
+                    f"FROM passages p WHERE p.key IN ({marks})",
+                    some,
+                ).fetchall()
+                documents = connection.execute(
+                    f"SELECT d.key, d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} "
+                    f"AND d.key IN (SELECT document FROM passages WHERE key IN ({marks}))",
+                    some,
+                )
+                texts = {row[0]: (row[1], _checked(*row[1:4]), row[4]) for row in documents}
+                for key, document, n, start, end, n_tokens, *place in rows:
+                    if document in texts:
+                        id, text, metadata = texts[document]
+                        piece = text[slice(*place)].decode()
+                        found[key] = PassageRow(key, id, n, start, end, n_tokens, piece, _metadata(id, metadata))
+        return found
 
     def names(self, keys: Sequence[int]) -> dict[int, tuple[str, int]]:
         """The document's id and the passage's number for passages, without those that are gone."""
@@ -148,11 +174,11 @@ class Queries:
     def metadata_of(self, keys: Sequence[int], *, expired: bool = False) -> dict[int, dict[str, Any]]:
         """The document's metadata for passages, without those that are gone; the expired ones are, unless asked for."""
         rows = self._in(
-            "SELECT p.key, d.metadata FROM passages p JOIN documents d ON d.key = p.document "
+            "SELECT p.key, d.id, d.metadata FROM passages p JOIN documents d ON d.key = p.document "
             f"WHERE {'1' if expired else _LIVE} AND p.key IN (%s)",
             keys,
         )
-        return {row[0]: json.loads(row[1]) for row in rows}
+        return {row[0]: _metadata(row[1], row[2]) for row in rows}
 
     def passage_keys(self, passage_ids: Sequence[str]) -> list[int]:
         """Keys of passages ``"<document id>#<n>"``, in the order asked for.
@@ -175,8 +201,11 @@ class Queries:
     def is_passage(self, passage_id: str) -> bool:
         """Whether there is a passage of this id."""
         id, _, n = passage_id.rpartition("#")
-        sql = f"SELECT 1 FROM documents d JOIN passages p ON p.document = d.key WHERE {_LIVE} AND d.id = ? AND p.n = ?"
-        return n.isascii() and n.isdigit() and bool(self._all(sql, (id, int(n))))
+        sql = (
+            "SELECT 1 FROM documents d JOIN passages p ON p.document = d.key "
+            f"WHERE {_LIVE} AND d.id = ? AND CAST(p.n AS TEXT) = ?"
+        )
+        return bool(self._all(sql, (id, n)))
 
     def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Keys of the passages of documents, in their order in the text."""
@@ -327,6 +356,23 @@ class Queries:
             for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows
+
+
+def _checked(id: str, digest: bytes, text: bytes | None) -> bytes:
+    """A document's text as it was kept, empty where none was."""
+    if text is not None and sha256(text).digest() != digest:
+        raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
+    return text or b""
+
+
+def _metadata(id: str, text: str) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise StoreCorruptError(
+            f"the metadata of the document {id!r} is damaged ({error}); delete it and add it again."
+        ) from error
+    return metadata
 
 
 def chunks(values: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:

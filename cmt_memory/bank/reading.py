@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cmt_memory.bank.exact import ExactSearch, cosine
 from cmt_memory.bank.filters import Condition, holds, to_chroma
 from cmt_memory.bank.ledger import REPLACED, Ledger
@@ -132,7 +134,10 @@ class BankReader:
                 self._check_generation()
                 raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
             if key not in memories:
-                memories[key] = decode_memory(self._payload(passage_id, *stored[key]))
+                payload = self._payload(passage_id, key, *stored[key])
+                if payload is None:
+                    return self.payloads(passage_ids)
+                memories[key] = decode_memory(payload)
         return [memories[key] for key in keys]
 
     def payload_digests(self, passage_ids: Sequence[str]) -> list[str]:
@@ -209,6 +214,9 @@ class BankReader:
 
         Returns:
             Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
+
+        Raises:
+            InvalidInputError: The vector holds NaN.
         """
         return self._search(self._index, self._exact, vector, k, condition)
 
@@ -219,10 +227,14 @@ class BankReader:
     def _search(
         self, index: SyncedIndex | None, exact: ExactSearch, vector: Vector, k: int, condition: Condition | None
     ) -> list[tuple[int, float]]:
-        if index is None:
-            return exact.search(vector, k, condition)
+        check_finite(vector, "the question's vector")
+        size = self.count_passages()
+        k = min(k, size)
+        if index is None or not k:
+            return exact.search(vector, k, condition) if k else []
         where = None if condition is None else to_chroma(condition)
         for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
+            limit = min(limit, size + _OVERFETCH)
             found = index.query(vector, limit, where)
             if found is None:
                 break
@@ -232,7 +244,7 @@ class BankReader:
                 for key, cosine in found
                 if key in alive and (condition is None or holds(condition, alive[key]))
             ]
-            if len(kept) >= k or (condition is None and len(found) < limit):
+            if len(kept) >= k:
                 return kept[:k]
             if len(found) < limit:
                 break
@@ -246,7 +258,7 @@ class BankReader:
             k: Most passages to return.
             condition: What ``filters.parse`` made of a filter.
         """
-        return self._queries.search_words(words, k, condition) if words else []
+        return self._queries.search_words(words, min(k, self.count_passages()), condition) if words else []
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
         """In how many passages each word occurs; words in none are left out."""
@@ -333,14 +345,27 @@ class BankReader:
         if self._queries.generation() != self.generation:
             raise FingerprintMismatchError(REPLACED)
 
-    def _payload(self, passage_id: str, digest: bytes, data: bytes | None) -> bytes | bytearray:
-        payload = self._ledger.files.read(digest) if data is None else data
-        if sha256(payload).digest() != digest:
-            raise StoreCorruptError(
-                f"the memory of the passage {passage_id!r} is damaged; make it anew with `cmt-memory store "
-                "recompress`, or delete its document and add it again."
-            )
-        return payload
+    def _payload(self, passage_id: str, key: int, digest: bytes, data: bytes | None) -> bytes | bytearray | None:
+        """The payload as it was kept; None where another thread or process has replaced or deleted it since."""
+        fault = ""
+        try:
+            payload = self._ledger.files.read(digest) if data is None else data
+            if sha256(payload).digest() == digest:
+                return payload
+        except OSError as error:
+            if self._queries.payload_digests([key]).get(key) != digest:
+                return None
+            fault = f": its file cannot be read, {error.strerror}"
+        raise StoreCorruptError(
+            f"the memory of the passage {passage_id!r} is damaged{fault}; make it anew with `cmt-memory store "
+            "recompress`, or delete its document and add it again."
+        )
+
+
+def check_finite(vectors: Vector, whose: str) -> None:
+    """Refuse vectors with NaN or infinite values, to which nothing is near."""
+    if not np.isfinite(vectors).all():
+        raise InvalidInputError(f"{whose} has a vector with NaN or infinite values; use another encoder.")
 
 
 def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
@@ -354,5 +379,8 @@ def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files under a folder."""
     if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.is_file() else 0
+        return sum(_size(file) for file in path.iterdir())
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # others may be writing
+        return 0

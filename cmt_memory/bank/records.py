@@ -21,6 +21,7 @@ class VectorTable:
         key: Column of the passage's key in ``flags``.
         stale: Table of keys that the index may still hold though the ledger has dropped them.
         traces: Setting that says that the index's files keep traces of what was deleted.
+        files: Setting that says what the index's files look like.
     """
 
     name: str
@@ -28,10 +29,18 @@ class VectorTable:
     key: str
     stale: str
     traces: str
+    files: str
 
 
-RETRIEVAL = VectorTable("vectors", "passages", "key", "stale", "index_has_traces")
-MEMORY = VectorTable("memory_vectors", "memory_vectors", "passage", "stale_memory_vectors", "memory_index_has_traces")
+RETRIEVAL = VectorTable("vectors", "passages", "key", "stale", "index_has_traces", "index_files")
+MEMORY = VectorTable(
+    "memory_vectors",
+    "memory_vectors",
+    "passage",
+    "stale_memory_vectors",
+    "memory_index_has_traces",
+    "memory_index_files",
+)
 
 
 @dataclass(slots=True)

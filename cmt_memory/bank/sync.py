@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from cmt_memory.bank.footprint import Footprint
 from cmt_memory.bank.index import IndexBrokenError, VectorIndex
 from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.records import Vector, VectorTable
-from cmt_memory.errors import CMTError, StoreLockedError
+from cmt_memory.errors import CMTError, StoreClosedError, StoreFullError, StoreLockedError
 
 logger = logging.getLogger(__name__)
 
@@ -36,40 +38,56 @@ class SyncedIndex:
         self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
         self._table = table
         self._lock = threading.RLock()
-        self._rebuilds = 0  # odd while one is under way, which begins when nobody is asking the index
-        self._asking = 0
-        self._idle = threading.Condition()
+        self._rebuilds = 0
+        self._behind = False
+        self._record: dict[str, Any] = {"closed": False, "files": {}}
+        self._sealed: Footprint = {}
 
     def repair(self) -> None:
         """Put right what an interrupted process left: at opening, before anything else.
 
-        While others share the folder, differences may be their unfinished work and are left to them.
+        While others share the folder, differences may be their unfinished work and are left to them. What cannot
+        be put right is logged, and searches are exact until it is.
         """
+        self._record = self._queries.meta(self._table.files) or self._record
+        self._sealed = self._record["files"] if self._record["closed"] else {}
         stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
-        if not stale and not self._queries.count_vectors(self._table):
-            return
         try:
+            if not self._index.is_as_left(self._record):
+                self._try_rebuild("its files are not as they were left", self._rebuilds)
+                return
+            self._note_files(self._index.outline(), closed=False)
+            if not stale and not self._queries.count_vectors(self._table):
+                return
+            rebuilds = self._rebuilds
             self.sync()
             if self._index.count() == self._queries.count_vectors(self._table):
-                if (stale or waiting) and not self._folder_lock.shared:
+                if (stale or waiting) and not self._folder_lock.shared and rebuilds == self._rebuilds:
                     logger.warning(
                         "an earlier process ended early: %d passages were added to the index and %d removed",
                         len(waiting),
                         len(stale),
                     )
                 return
+            self._behind = True
             if not self._folder_lock.make_exclusive():
                 return
             found, expected = self._index.count(), self._queries.count_vectors(self._table)
             if found != expected:
                 self.rebuild(f"it held {found} passages and the ledger {expected}")
         except IndexBrokenError as error:
-            self.rebuild(str(error))
+            self._try_rebuild(str(error), self._rebuilds)
+        except StoreFullError as error:
+            logger.warning("searching without the index for now: %s", error)
         finally:
             self._folder_lock.make_shared()
 
     def sync(self) -> None:
-        """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger."""
+        """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger.
+
+        Raises:
+            StoreFullError: The disk has no room; the ledger holds everything, and searches are exact until there is.
+        """
         with self._lock:
             stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
             if not stale and not waiting:
@@ -78,25 +96,34 @@ class SyncedIndex:
                 if stale:
                     self._index.delete(stale)
                 self._write(waiting)
+                self._ledger.mark_indexed(waiting, stale, self._table)
+                self._note_files(self._index.outline(), closed=False)
             except IndexBrokenError as error:
-                self.rebuild(str(error))
-                return
-            self._ledger.mark_indexed(waiting, stale, self._table)
+                if not error.no_room:
+                    self.rebuild(str(error))
+                    return
+                self._behind = True
+                raise _full(error) from error
+            except CMTError:
+                self._behind = True
+                raise
+            if self._behind:
+                self._catch_up()
 
     def rebuild(self, reason: str, level: int = logging.WARNING) -> None:
         """Drop the collection and write it anew from the ledger.
 
         Raises:
             StoreLockedError: Others share the folder at the moment.
+            StoreFullError: The disk has no room.
         """
         with self._lock:
+            self._behind = True
             if not self._folder_lock.make_exclusive():
                 raise StoreLockedError(
-                    f"the index has to be rebuilt ({reason}), which needs the folder alone; close its other users."
+                    f"the index has to be rebuilt ({reason}), which needs the folder alone; close its other users. "
+                    "Searches are exact until then."
                 )
-            with self._idle:
-                self._rebuilds += 1
-                self._idle.wait_for(lambda: not self._asking)
             try:
                 started = time.monotonic()
                 self._index.reset()
@@ -105,34 +132,38 @@ class SyncedIndex:
                 try:
                     self._write(waiting)
                 except IndexBrokenError as error:
-                    raise CMTError(f"the index cannot be rebuilt: {error}") from error
+                    if error.no_room:
+                        raise _full(error) from error
+                    raise IndexBrokenError(
+                        f"the index cannot be rebuilt: {error}. All is kept, and searches are exact until it can."
+                    ) from error
                 self._ledger.mark_indexed(waiting, (), self._table)
+                self._note_files(self._index.outline(), closed=False)
+                self._rebuilds += 1  # before the other: a search that began earlier is to see one of the two
+                self._behind = False
                 seconds = time.monotonic() - started
                 logger.log(level, "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
             finally:
-                self._rebuilds += 1
                 self._folder_lock.make_shared()
 
     def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]] | None:
-        """As :meth:`VectorIndex.query`, or None while the index is rebuilt; one that fails is rebuilt."""
-        with self._idle:
+        """As :meth:`VectorIndex.query`; an index that fails is rebuilt first.
+
+        Returns:
+            None while the index lacks what the ledger has, or was rebuilt meanwhile: the caller then searches the
+            ledger itself.
+        """
+        if self._behind and not self._catch_up():
+            return None
+        for _ in range(2):
             rebuilds = self._rebuilds
-            if rebuilds % 2:
-                return None
-            self._asking += 1
-        try:
             try:
                 found = self._index.query(vector, limit, where)
-            finally:
-                with self._idle:
-                    self._asking -= 1
-                    self._idle.notify_all()
-        except IndexBrokenError as error:
-            with self._lock:  # no second try before: Chroma would make an empty collection and find nothing in it
-                if rebuilds == self._rebuilds:
-                    self.rebuild(str(error))
-                return self._index.query(vector, limit, where)
-        return found
+                return found if rebuilds == self._rebuilds and not self._behind else None
+            except IndexBrokenError as error:
+                if not self._try_rebuild(str(error), rebuilds):
+                    return None
+        return None
 
     def reset(self) -> None:
         """Begin with an empty index where it only holds what the ledger has dropped: its dimension may change."""
@@ -155,9 +186,9 @@ class SyncedIndex:
     def compare(self) -> tuple[list[int], list[int], list[int]]:
         """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
         with self._lock:
-            self.sync()
             expected = self._queries.with_vector(self._table)
             try:
+                self.sync()
                 found = set(self._index.keys()) if expected else set()
                 differing: list[int] = []
                 for _, some in chunks([key for key in expected if key in found]):
@@ -167,6 +198,33 @@ class SyncedIndex:
                 return expected, [], []
             return [key for key in expected if key not in found], sorted(found - set(expected)), differing
 
+    def close(self) -> None:
+        """Close the index and note what its files look like."""
+        with self._lock:
+            self._index.close()
+            with suppress(CMTError):  # without the note, the next opening takes what is on disk for a kill's
+                self._note_files(self._index.seal(self._sealed), closed=True)
+
+    def _try_rebuild(self, reason: str, rebuilds: int) -> bool:
+        """Rebuild unless somebody has since ``rebuilds`` were counted; False where it is not possible now."""
+        with self._lock:
+            if rebuilds != self._rebuilds:
+                return True
+            try:
+                self.rebuild(reason)
+            except StoreClosedError:
+                raise
+            except CMTError as error:
+                logger.warning("searching without the index for now: %s", error)
+                return False
+            return True
+
+    def _catch_up(self) -> bool:
+        """Whether the index holds all there is again."""
+        with self._lock, suppress(CMTError):
+            self._behind = self._index.count() != self._queries.count_vectors(self._table)
+        return not self._behind
+
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):
             found, vectors = self._queries.vectors(some, self._table)
@@ -175,6 +233,19 @@ class SyncedIndex:
             if alive:
                 kept = [found[place] for place in alive]
                 self._index.upsert(kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept])
+
+    def _note_files(self, files: Footprint, *, closed: bool) -> None:
+        record = {"closed": closed, "files": files}
+        if record != self._record:
+            self._ledger.set_meta(self._table.files, record)
+            self._record = record
+
+
+def _full(error: IndexBrokenError) -> StoreFullError:
+    return StoreFullError(
+        f"the disk has no room for the index ({error}). What was added is kept and found; free some space, and the "
+        "next change or opening brings the index up to it."
+    )
 
 
 def _differing(ours: dict[int, Vector], theirs: dict[int, Vector]) -> list[int]:

@@ -13,7 +13,7 @@ from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.errors import CMTError, StoreCorruptError
+from cmt_memory.errors import CMTError
 
 Kind = Literal["ledger", "setting", "words", "text", "metadata", "memory", "file", "vector", "index"]
 
@@ -214,8 +214,10 @@ def check_memories(ledger: Ledger, queries: Queries) -> Iterator[tuple[int, str 
             try:
                 if sha256(ledger.files.read(digest) if data is None else data).digest() != digest:
                     fault = "is damaged"
-            except StoreCorruptError:
+            except FileNotFoundError:
                 fault = "has lost its file"
+            except OSError as error:
+                fault = f"is in a file that cannot be read ({error.strerror})"
             # A memory that was replaced or deleted while it was read is sound.
             yield key, fault if fault and queries.payload_digests([key]).get(key) == digest else None
 

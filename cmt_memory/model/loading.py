@@ -6,9 +6,12 @@ import os
 import shutil
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import InvalidInputError
@@ -58,11 +61,19 @@ def load_lm(
             trust_remote_code=trust_remote_code,
             **model_kwargs,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, UnpicklingError) as error:
         raise InvalidInputError(f"The language model {name!r} cannot be loaded: {error}") from error
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return model, source
+
+
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInputError(f"{file} cannot be read: {error}") from error
 
 
 def _best_device() -> str:

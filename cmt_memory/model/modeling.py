@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
@@ -22,7 +22,7 @@ from cmt_memory.model.config import MAX_RATIO, CMTConfig
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.loading import bundled, lm_name, load_lm, save_lm
+from cmt_memory.model.loading import bundled, lm_name, load_lm, load_tensors, save_lm
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat
@@ -233,7 +233,7 @@ class CMTModel:
                     f"{folder} was made with another {part}: its {part} digest is {expected}, that of "
                     f"{made.config.lm or 'the given model'} is {found}."
                 )
-        loaded = made.with_state(config, load_file(folder / "cmt.safetensors"))
+        loaded = made.with_state(config, load_tensors(folder / "cmt.safetensors"))
         loaded.explicit = set() if ratio is None else {"ratio"}
         return loaded
 

@@ -25,7 +25,7 @@ def seed_copying(model: LlamaForCausalLM) -> None:
     another for those that follow the last two; both write what stands there.
 
     Raises:
-        ValueError: If the model has fewer than two layers, two KV heads or two query heads for each, or is too narrow.
+        ValueError: If the model has fewer than two layers, two KV heads, or is too narrow.
     """
     config = model.config
     attentions = [layer.self_attn for layer in model.model.layers]
@@ -33,8 +33,8 @@ def seed_copying(model: LlamaForCausalLM) -> None:
     heads = config.num_attention_heads
     groups = heads // attentions[0].num_key_value_groups
     free, per_group = 1 + 2 * size, heads // groups
-    if len(attentions) < 2 or groups < 2 or per_group < 2 or width - free < size:
-        raise ValueError("seed_copying needs 2 layers, 2 KV heads, 2 query heads for each and a width of 4 heads.")
+    if len(attentions) < 2 or groups < 2 or width - free < size:
+        raise ValueError("seed_copying needs 2 layers, 2 KV heads and a width of 4 heads.")
     frequencies = model.model.rotary_emb.inv_freq.float().cpu()
     slow = torch.nonzero(frequencies < SLOW).flatten()
     slow = torch.cat((slow, slow + size // 2))
@@ -52,14 +52,21 @@ def seed_copying(model: LlamaForCausalLM) -> None:
         buffer[:, 1 + back * size : 1 + (back + 1) * size] = torch.eye(size)
 
     first, second = attentions[:2]
-    first.k_proj.weight[:size] = 0
-    first.k_proj.weight[: size // 4, 0] = 0.6
-    first.v_proj.weight[:size] = read
     for back, buffer in enumerate(found):
         angles = -(back + 1) * frequencies
-        query = _rows(first.q_proj.weight, back, size)
+        query, key, value = (
+            _rows(weight, index, size)
+            for weight, index in (
+                (first.q_proj.weight, back),
+                (first.k_proj.weight, back // per_group),
+                (first.v_proj.weight, back // per_group),
+            )
+        )
         query.zero_()
+        key.zero_()
         query[:, 0] = 0.6 * torch.cat((angles.cos(), angles.sin()))
+        key[: size // 4, 0] = 0.6
+        value.copy_(read)
         first.o_proj.weight[:, back * size : (back + 1) * size] = 0.05 * buffer.T
 
     half = compared // 2

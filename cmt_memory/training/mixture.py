@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cmt_memory.training.facts import FactWorld, Question, pools
-from cmt_memory.training.facts.documents import Phrasings
+from cmt_memory.training.facts import FactWorld, Question, composing, pools
 from cmt_memory.training.facts.pools import Split
+from cmt_memory.training.facts.rendering import Phrasings
 from cmt_memory.training.packing import TAIL, Episode
 
 _KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
@@ -46,6 +46,7 @@ class Stage(BaseModel):
         several: Share of episodes with two to four documents.
         squad: Share of episodes from SQuAD, where its file is given.
         recall: Share of episodes that are bare ``key: value`` lists, from which copying is learned first.
+        composed: Share of fact episodes whose phrasings are put together from parts.
         unknown: Chance of a document's episode to hold a question it does not answer.
         asks: Questions asked about each fact.
         questions: Most questions of an episode.
@@ -59,6 +60,7 @@ class Stage(BaseModel):
     several: float = Field(0.0, ge=0, le=1)
     squad: float = Field(0.0, ge=0, le=1)
     recall: float = Field(0.0, ge=0, le=1)
+    composed: float = Field(0.3, ge=0, le=1)
     unknown: float = Field(0.3, ge=0, le=1)
     asks: int = Field(1, ge=1)
     questions: int = Field(12, ge=1)
@@ -116,18 +118,30 @@ def _episode(rng: random.Random, stage: Stage, squad: Squad) -> Episode:
 
 
 def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
-    """Draw a list of pairs, often said twice in two orders, and ask for every value by its key."""
+    """Draw a list of pairs, sometimes said twice in two orders, and ask for every value by its key."""
     keys: dict[str, str] = {}
     for _ in range(rng.randint(*stage.facts) + 1):
         key = pools.draw(rng, "train", rng.choice(_KEYS))
         keys[key] = pools.draw(rng, "train", rng.choice(_VALUES))
-    form, ask = rng.choice(_FORMS)
+    fixed = _form(rng) if rng.random() < 0.5 else None
     gap = rng.choice(("\n", " ", "; "))
     pairs = list(keys.items())
-    said = pairs + (rng.sample(pairs, len(pairs)) if rng.random() < 0.5 else [])
-    ask = rng.choice(("{}", "{}?", "{}:")) if rng.random() < 0.2 else ask
-    questions = rng.sample(pairs, len(pairs))
-    return Episode((gap.join(form.format(*pair) for pair in said),), tuple((ask.format(k), v) for k, v in questions))
+    said = pairs + (rng.sample(pairs, len(pairs)) if rng.random() < 0.2 else [])
+    text = gap.join((fixed or _form(rng))[0].format(*pair) for pair in said)
+    questions = [((fixed or _form(rng))[1].format(k), v) for k, v in rng.sample(pairs, len(pairs))]
+    return Episode((text,), tuple(questions))
+
+
+def _form(rng: random.Random) -> tuple[str, str]:
+    """Draw how a pair is said, a random number of random words around key and value, and how it is asked for."""
+    if rng.random() < 0.4:
+        return rng.choice(_FORMS)
+    before, between, after, *asked = (
+        " ".join(rng.choices(composing.WORDS, k=rng.randint(0, n))) for n in (3, 6, 2, 3, 3)
+    )
+    order = ("{0}", "{1}") if rng.random() < 0.8 else ("{1}", "{0}")
+    said = " ".join(part for part in (before, order[0], between, order[1], after) if part)
+    return f"{said}.", " ".join(part for part in (asked[0], "{}", asked[1]) if part) + "?"
 
 
 def _squad_episode(rng: random.Random, squad: Squad) -> Episode:
@@ -136,7 +150,7 @@ def _squad_episode(rng: random.Random, squad: Squad) -> Episode:
 
 
 def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
-    world = FactWorld(rng)
+    world = FactWorld(rng, phrasings="composed" if rng.random() < stage.composed else "train")
     if rng.random() < 0.01:
         return Episode((), tuple((q.text, q.answer) for q in (world.unanswerable() for _ in range(3))))
     several = rng.random() < stage.several

@@ -47,6 +47,7 @@ class ModelShape(_Strict):
     kv_heads: int = 2
     feed_forward: int = 576
     positions: int = 2048
+    rope_theta: float = 10000.0
 
 
 class PretrainConfig(_Strict):
@@ -92,7 +93,7 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaF
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=shape.positions,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -420,10 +421,18 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 
 def _help(config: PretrainConfig, output: Path, shared: Shared, rank: int, max_steps: int | None) -> None:
     """Be another process of a run until it ends or its first process stops."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         Pretraining(config, output, shared, rank).train(max_steps)
     except (KeyboardInterrupt, threading.BrokenBarrierError):
         return
+
+
+def _end_with_parent() -> None:
+    parent = torch.multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _mean(values: Any) -> float:

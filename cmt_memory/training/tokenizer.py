@@ -1,8 +1,8 @@
 """The byte-level BPE tokenizer of the bundled LM.
 
 A word is spelled alike at the start of a text, after a newline, a bracket or a quotation mark, and in mid-sentence: a
-space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand alone, and so
-do the capitals of codes.
+space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand in pairs from the left, and
+the capitals of codes alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 _OPENING = ("(", "[", '"', "`", "*", "=")
 _WORDS = (
-    r"\p{N}| ?\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}][\p{Ll}\p{Lm}\p{Lo}\p{M}]*| ?\p{Lu}(?![\p{L}\p{N}\-])|\p{Lu}|\n+"
+    r"\p{N}{1,2}| ?\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}][\p{Ll}\p{Lm}\p{Lo}\p{M}]*| ?\p{Lu}(?![\p{L}\p{N}\-])|\p{Lu}|\n+"
     r"| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s"
 )
 CHAT_TEMPLATE = (

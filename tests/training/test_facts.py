@@ -18,7 +18,7 @@ def test_same_seed_same_document():
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-@pytest.mark.parametrize("phrasings", ["train", "heldout"])
+@pytest.mark.parametrize("phrasings", ["train", "composed", "heldout"])
 def test_every_answer_is_a_literal_span(split, phrasings):
     for document in documents(150, split=split, phrasings=phrasings):
         for question in document.questions:

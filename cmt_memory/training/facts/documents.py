@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things
 from cmt_memory.training.facts.phrasings import Attribute
-from cmt_memory.training.facts.rendering import Entity, EntityKind, Fact, capitalise, fill, fixed, render
+from cmt_memory.training.facts.rendering import Entity, EntityKind, Fact, Phrasings, capitalise, fill, fixed, render
 
-Phrasings = Literal["train", "heldout"]
 UNKNOWN = "unknown"
 """The answer to a question that the documents do not answer."""
 
@@ -77,7 +75,7 @@ class FactWorld:
         for index, kind in enumerate(kinds):
             share = facts // len(kinds) + (index < facts % len(kinds))
             drawn += self._facts(kind, share)
-        text = render(self.rng, drawn, self.phrasings == "heldout")
+        text = render(self.rng, drawn, self.phrasings)
         questions = list(dict.fromkeys(self._ask(fact, drawn) for fact in drawn for _ in range(asks)))
         self.rng.shuffle(questions)
         literal = tuple(replace(q, answer=_literal(q.answer, text)) for q in questions)
@@ -100,9 +98,9 @@ class FactWorld:
             return self.unanswerable()
         attribute = self.rng.choice(pool)
         noun = self._noun(attribute)
-        asks = phrasings.ASKS if self.phrasings == "train" else phrasings.ASKS_HELDOUT
+        asks = phrasings.ASKS_HELDOUT if self.phrasings == "heldout" else phrasings.ASKS
         ask = self.rng.choice(attribute.asks if entity.kind == "home" else asks)
-        if self.phrasings == "train":
+        if self.phrasings == "composed":
             ask = self._compose(ask, general=True, backward=False, noun=noun, entity=entity)
         return Question(self._style_question(fill(ask, entity, entity.full, noun, "")), UNKNOWN, "unanswerable")
 
@@ -224,7 +222,7 @@ class FactWorld:
         rng, heldout, entity, attribute = self.rng, self.phrasings == "heldout", fact.entity, fact.attribute
         if backward is None:
             backward = fact.unique and entity.kind != "home" and rng.random() < 0.15
-        noun = fact.noun if fixed(attribute) or rng.random() < 0.4 else self._noun(attribute)
+        noun = fact.noun if fixed(attribute) or rng.random() < 0.7 else self._noun(attribute)
         general: tuple[str, ...] = phrasings.ASKS_HELDOUT if heldout else phrasings.ASKS
         special: tuple[str, ...] = attribute.asks_heldout if heldout else attribute.asks
         if backward:
@@ -238,7 +236,7 @@ class FactWorld:
             special = attribute.asks
             backward = False
         ask = rng.choice(general if use_general else special)
-        if not heldout:
+        if self.phrasings == "composed":
             ask = self._compose(ask, use_general, backward, noun, entity)
         short = entity.kind == "person" and entity.short != entity.full and rng.random() < 0.12
         text = fill(ask, entity, entity.short if short else entity.full, noun, fact.value)

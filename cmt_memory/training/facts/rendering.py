@@ -11,6 +11,8 @@ from cmt_memory.training.facts import composing, phrasings
 from cmt_memory.training.facts.phrasings import Attribute
 
 EntityKind = Literal["person", "place", "device", "event", "goods", "home"]
+Phrasings = Literal["train", "composed", "heldout"]
+"""``train`` draws from the listed phrasings, ``composed`` puts many together from parts as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def render(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
+def render(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> str:
     """Render facts as a text: prose, bullets, headed blocks, lines or a table; held-out phrasings are always prose."""
-    named = all(fact.noun and fact.entity.kind != "home" for fact in drawn) and not heldout
+    named = all(fact.noun and fact.entity.kind != "home" for fact in drawn) and phrased != "heldout"
     style = rng.random()
     if named and style < 0.1:
         body = _blocks(rng, drawn)
@@ -52,21 +54,22 @@ def render(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
     elif named and style < 0.23 and len({f.entity for f in drawn}) > 1:
         body = _table(rng, drawn)
     else:
-        body = _prose(rng, drawn, heldout)
+        body = _prose(rng, drawn, phrased)
     roll = rng.random()
     if roll < 0.12:
         return f"{rng.choice(phrasings.OPENERS)}\n{body}"
     return f"# {rng.choice(phrasings.OPENERS).rstrip('.:,')}\n\n{body}" if roll < 0.16 else body
 
 
-def _say(rng: random.Random, fact: Fact, mention: str, heldout: bool) -> str:
+def _say(rng: random.Random, fact: Fact, mention: str, phrased: Phrasings) -> str:
     """State a fact as a sentence; a lower-case value never opens it."""
+    heldout = phrased == "heldout"
     general = phrasings.SAYS_HELDOUT if heldout else phrasings.SAYS
     special = fact.attribute.says_heldout if heldout else fact.attribute.says
     home = fact.entity.kind == "home"
     while True:
         use_general = bool(fact.noun) and (not special or rng.random() < 0.45) and not home
-        roll = 1.0 if heldout else rng.random()
+        roll = rng.random() if phrased == "composed" else 1.0
         if roll < 0.04 and fact.noun:
             says = composing.scatter(rng, ("{p} {n}", "{v}"), ".")
         elif roll < (0.52 if use_general else 0.2) and fact.noun:
@@ -79,7 +82,7 @@ def _say(rng: random.Random, fact: Fact, mention: str, heldout: bool) -> str:
             return fill(says, fact.entity, mention, fact.noun, fact.value)
 
 
-def _prose(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
+def _prose(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> str:
     """Render facts as sentences with short references, joins, suffixes and sentences that say nothing."""
     facts = drawn[:]
     if rng.random() < 0.4:
@@ -93,11 +96,11 @@ def _prose(rng: random.Random, drawn: list[Fact], heldout: bool) -> str:
     for fact in facts:
         entity, roll = fact.entity, rng.random()
         mention = entity.full
-        if entity is last and roll < 0.5:
+        if entity is last and roll < 0.3:
             mention = entity.pronouns[0]
-        elif entity in seen and roll < 0.7 and _short_is_clear(entity, drawn):
+        elif entity in seen and roll < 0.4 and _short_is_clear(entity, drawn):
             mention = entity.short
-        sentence = _say(rng, fact, mention, heldout)
+        sentence = _say(rng, fact, mention, phrased)
         opens = sentence.startswith(f"{mention} ") and not sentence.startswith(f"{mention} (")
         link = rng.random()
         if sentence.endswith(f"{fact.value}.") and rng.random() < suffixes:

@@ -1,0 +1,67 @@
+"""What the files of an index look like, to tell at opening whether they are as they were left.
+
+Chroma trusts its files: one flipped byte in them ends the process or hides entries without an error.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Footprint = dict[str, list[int]]
+
+_DATABASE = "chroma.sqlite3"
+_BLOCK = 1024 * 1024
+
+
+def outline(folder: Path) -> Footprint:
+    """Size and time of change of each file that Chroma writes as a whole; its SQLite file looks after itself."""
+    return {
+        name: [status.st_size, status.st_mtime_ns]
+        for name, path in _files(folder)
+        if not name.startswith(_DATABASE)
+        for status in [path.stat()]
+    }
+
+
+def seal(folder: Path, earlier: Footprint) -> Footprint:
+    """Size, time of change and CRC-32 of every file; the CRC of a file that did not change since is taken over."""
+    found: Footprint = {}
+    for name, path in _files(folder):
+        status = path.stat()
+        known = earlier.get(name)
+        same = known is not None and known[:2] == [status.st_size, status.st_mtime_ns]
+        found[name] = [status.st_size, status.st_mtime_ns, known[2] if known and same else _crc(path)]
+    return found
+
+
+def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files are those of a record: every byte after a close, else all but what a kill may tear.
+
+    Args:
+        folder: The index's folder.
+        record: ``closed``, and ``files``: what :func:`seal` found at the close, or :func:`outline` before.
+    """
+    files: Footprint = record["files"]
+    if not record["closed"]:
+        return outline(folder) == files
+    sizes = {name: path.stat().st_size for name, path in _files(folder)}
+    return sizes == {name: known[0] for name, known in files.items()} and all(
+        _crc(folder / name) == known[2] for name, known in files.items()
+    )
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    if not folder.is_dir():
+        return [("", folder)] if folder.exists() else []
+    return [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return value
