@@ -1,8 +1,8 @@
 """The byte-level BPE tokenizer of the bundled LM.
 
 A word is spelled alike at the start of a text, after a newline, a bracket or a quotation mark, and in mid-sentence: a
-space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand in pairs from the left, and
-the capitals of codes alone.
+space is put before it when the text is encoded and taken away, exactly, when it is decoded. Digits stand in pairs from
+the left, the capitals of codes alone.
 """
 
 from __future__ import annotations
