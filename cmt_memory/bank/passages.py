@@ -122,6 +122,7 @@ class _Splitter:
             covered, passage = found or self._one_step(start)
             if passage is not None:
                 passages.append(passage)
+                start = passage.start
             start = self._overlap_start(start, covered)
         return passages
 

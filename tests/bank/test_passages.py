@@ -102,6 +102,11 @@ def test_without_overlap_nothing_is_twice():
     assert all(a.end <= b.start for a, b in pairwise(passages))
 
 
+def test_two_passages_never_begin_at_one_place():
+    text = " ;111éé1"
+    check(text, split_passages(text, TOKENIZERS["byte level"], 8, 6), TOKENIZERS["byte level"], 8)
+
+
 def test_a_short_text_is_one_passage_of_its_own_span():
     assert split_passages("  a b \n", TOKENIZERS["slow"]) == [Passage(2, 5, 1)]
     assert split_passages(" \n ", TOKENIZERS["slow"]) == []
