@@ -151,28 +151,21 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Lend the writing connection inside a transaction that commits at the end or changes nothing."""
-        self.check_open()  # before the lock: in a forked child somebody else may hold it for ever
-        with self._write_lock:
-            self.check_open()
-            if self._writer is None:
-                raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
+        with self.alone() as writer:
+            writer.execute("BEGIN IMMEDIATE")
             try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._writer
-                    self._writer.execute("UPDATE counters SET changes = changes + 1")
-                    self._writer.execute("COMMIT")
-                except BaseException:
-                    if self._writer.in_transaction:
-                        self._writer.execute("ROLLBACK")
-                    raise
-            except sqlite3.DatabaseError as error:
-                raise _explain(error, self.path) from error
+                yield writer
+                writer.execute("UPDATE counters SET changes = changes + 1")
+                writer.execute("COMMIT")
+            except BaseException:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """Lend the writing connection outside a transaction, for what SQLite allows only there."""
-        self.check_open()
+        self.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._write_lock:
             self.check_open()
             if self._writer is None:

@@ -5,10 +5,9 @@ Chroma itself ends the process on most of this, or answers as if entries had nev
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -48,16 +47,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with closing(fill(folder.with_name("open"))):
         shutil.copytree(folder.with_name("open"), folder)
     return folder
-
-
-@pytest.fixture
-def warnings_seen() -> Iterator[list[str]]:
-    seen: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("cmt_memory").addHandler(handler)
-    yield seen
-    logging.getLogger("cmt_memory").removeHandler(handler)
 
 
 def check(bank: MemoryBank) -> None:

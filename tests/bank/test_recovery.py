@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +30,6 @@ def folder(tmp_path: Path) -> Path:
     bank.put([stored(f"d{n}", f"text {n}", {"n": n}, seed=n) for n in range(30)])
     bank.close()
     return tmp_path
-
-
-@pytest.fixture
-def warnings_seen() -> Iterator[list[str]]:
-    seen: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("cmt_memory").addHandler(handler)
-    yield seen
-    logging.getLogger("cmt_memory").removeHandler(handler)
 
 
 def check_whole(bank: MemoryBank, count: int = 30) -> None:
