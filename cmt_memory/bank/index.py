@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from cmt_memory.bank import footprint
 from cmt_memory.bank.filters import index_metadata
 from cmt_memory.bank.footprint import Footprint
 from cmt_memory.bank.records import Vector
+from cmt_memory.bank.vacancy import blank_vacant_places
 from cmt_memory.errors import CMTError, StoreClosedError
 
 if TYPE_CHECKING:
@@ -166,11 +167,29 @@ class VectorIndex:
         """What to note of an embedded index's files once it is closed, knowing what was noted before."""
         return footprint.seal(self._folder, earlier) if self._embedded else {}
 
+    def rest(self) -> None:
+        """Let go of an embedded index until its next use; its files then hold its entries and nothing else.
+
+        Raises:
+            CMTError: A file cannot be written.
+        """
+        with self._alone():
+            self._let_go()
+            if self._embedded:
+                try:
+                    blank_vacant_places(self._folder)
+                except OSError as error:
+                    raise CMTError(f"the index in {self._folder} cannot be cleaned: {error}") from error
+
     def close(self) -> None:
         """Let go of an embedded index for good; a client that was given stays open."""
         with self._alone():
             self._closed = True
+            opened = self._embedded and self._client is not None
             self._let_go()
+            if opened:
+                with suppress(OSError):  # a disk that cannot be written has been written nothing
+                    blank_vacant_places(self._folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -182,6 +182,8 @@ class SyncedIndex:
                 self.rebuild("its files kept what was deleted", level=logging.INFO)
             elif self._queries.count_vectors(self._table) and any(self.compare()):
                 self.rebuild("it differed from the ledger")
+            self._index.rest()
+            self._note_files(self._index.outline(), closed=False)
 
     def compare(self) -> tuple[list[int], list[int], list[int]]:
         """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
