@@ -159,7 +159,7 @@ class Ingestion:
                     if self.index_memories:
                         self._bank.index_memories(list(rows))
                 bar.advance(len(some))
-                if on_progress is not None:
+                if rows and on_progress is not None:
                     on_progress(list(dict.fromkeys(row.document for row in rows.values())))
 
     def free_bytes(self) -> int:
@@ -170,7 +170,7 @@ class Ingestion:
         """Refuse what would not fit on the disk, with a margin.
 
         Raises:
-            InvalidInputError: the memories of so many tokens need more than is free.
+            StoreFullError: the memories of so many tokens need more than is free.
         """
         bytes_per_number = {"int8": 1, "float16": 2}.get(self.slot_dtype, self._model.lm.dtype.itemsize)
         needed = _FREE_DISK_FACTOR * tokens * self._model.slot_width * bytes_per_number // self._model.config.ratio

@@ -40,7 +40,7 @@ def settle_model(bank: MemoryBank, model: CMTModel) -> CMTModel:
     stored = bank.meta("model")
     if not bank.read_only and (stored is None or not bank.shared) and not len(bank):
         mine = model.saved_config().model_dump()
-        stored = bank.settle_meta("model", mine, tensors_to_bytes(model.state()), anew=not bank.shared)
+        stored = bank.settle_maker("model", mine, tensors_to_bytes(model.state()), anew=not bank.shared)
         if stored == mine:
             return model
     if stored is None:

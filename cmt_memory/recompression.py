@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save as tensors_to_bytes
 
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from cmt_memory.errors import InvalidInputError
 from cmt_memory.ingestion import Ingestion, OnProgress
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.progress import Progress
@@ -40,10 +40,11 @@ def recompress(
         on_adopted: called when the model is the bank's.
 
     Raises:
-        InvalidInputError: the bank keeps no text or is read only, a passage is longer than the LM can read, or the
-            disk has no room.
+        InvalidInputError: the bank keeps no text or is read only, or a passage is longer than the LM can read.
+        StoreFullError: the disk has no room for both.
         StoreCorruptError: a kept text is damaged; the message names the document.
         StoreLockedError: others share the folder, with the model of before.
+        FingerprintMismatchError: another process makes them anew by another model at the same time.
     """
     if bank.read_only or not bank.keep_text:
         reason = "is open read_only" if bank.read_only else "keeps no text (keep_text=False)"
@@ -51,10 +52,11 @@ def recompress(
     ingestion = Ingestion(bank, model, None, **settings)
     run = partial(_run, bank, ingestion, show_progress, on_progress)
     stored = bank.meta("model")
+    following = bank.next_memories()
     if stored is not None and stored["fingerprint"] == model.fingerprint:
+        following.abandon()
         run(sorted({*bank.lacking(), *bank.faulty()}), partial(bank.set_payloads, generation=ingestion.generation))
         return
-    following = bank.next_memories()
     following.begin({"fingerprint": model.fingerprint, "slot_dtype": ingestion.slot_dtype})
     config = model.saved_config().model_dump()
     while True:
@@ -83,7 +85,6 @@ def _run(
             rows = bank.passages([key for _, key, _ in batch])
             if rows:
                 documents = list(dict.fromkeys(row.document for row in rows.values()))
-                _check_texts(bank, documents)
                 try:
                     payloads = ingestion.encode([row.text for row in rows.values()])
                 except InvalidInputError as error:
@@ -107,12 +108,3 @@ def _commits(todo: Sequence[tuple[int, int, int]], most: int) -> Iterator[list[t
     if batch:
         yield batch
 
-
-def _check_texts(bank: MemoryBank, ids: Sequence[str]) -> None:
-    documents = bank.get(ids)
-    damaged = [d.id for d, change in zip(documents, bank.compare(documents), strict=True) if change == "text"]
-    if damaged:
-        raise StoreCorruptError(
-            f"the texts of the documents {damaged[:10]} are not what was added, so no memory can be made of them; "
-            "delete these documents, add them again, and go on."
-        )

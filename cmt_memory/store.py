@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -30,6 +29,8 @@ T = TypeVar("T")
 
 Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
+LONGEST_TTL = 10_000_000_000
+"""Seconds; about 300 years."""
 
 
 class CMTMemoryStore(Upkeep, AsyncTwins):
@@ -232,8 +233,10 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
     def _expires(self, ttl: float | None) -> float | None:
         if ttl is None:
             return None
-        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
-            raise InvalidInputError(f"ttl is {ttl!r}; expected a number of seconds above 0, or None.")
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= LONGEST_TTL:
+            raise InvalidInputError(
+                f"ttl is {ttl!r}; expected a number of seconds above 0 and at most {LONGEST_TTL:,}, or None for ever."
+            )
         return self._clock() + ttl
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:

@@ -41,11 +41,11 @@ class Upkeep:
     def _use(self, model: CMTModel) -> None:
         """Compress and answer with a model from now on."""
         self._ingestion = Ingestion(self.bank, model, self.encoder, **self._settings)
-        if self._ingestion.index_memories:
-            self._index_memories()
         self.memories = Memories(self.bank, self._ingestion)
         self.generator = CMTGenerator(model, source=self.memories)
         self.model = model
+        if self._ingestion.index_memories:
+            self._index_memories()
 
     def _index_memories(self) -> None:
         if not self.bank.read_only:
@@ -121,7 +121,8 @@ class Upkeep:
         The old memories are used until all new ones are there, and are then replaced at once. An interrupted call
         keeps what was committed: call again with the same model to go on. Passages stay cut as they are, and what
         waits for its memory gets one. With the store's own model, only memories that are damaged or missing are
-        made anew. A store whose own model is gone is opened by `CMTMemoryStore.open_recompressed`.
+        made anew, and what an interrupted call with another has made is removed. A store whose own model is gone is
+        opened by `CMTMemoryStore.open_recompressed`.
 
         Args:
             model: another LM, or the same with another ratio or latent; the store's own, unless given.
@@ -129,10 +130,11 @@ class Upkeep:
             on_progress: called after each commit with the ids of its documents.
 
         Raises:
-            InvalidInputError: the store keeps no text or is read only, a passage is longer than the LM can read, or
-                the disk has no room for both.
+            InvalidInputError: the store keeps no text or is read only, or a passage is longer than the LM can read.
+            StoreFullError: the disk has no room for both.
             StoreCorruptError: a kept text is damaged.
             StoreLockedError: others share the store, with the model of before.
+            FingerprintMismatchError: another process makes them anew by another model at the same time.
         """
         given = self.model if model is None else model if isinstance(model, CMTModel) else load_model(model)
         with self._recompress_lock:

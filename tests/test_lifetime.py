@@ -150,7 +150,7 @@ def test_update_changes_what_is_given(store, model, clock):
     hook.remove()
 
 
-@pytest.mark.parametrize("ttl", [0, -1, True, float("nan"), float("inf"), "60"])
+@pytest.mark.parametrize("ttl", [0, -1, True, float("nan"), float("inf"), 10**400, 1e11, "60"])
 def test_a_time_to_live_is_a_number_above_zero(store, ttl):
     with pytest.raises(InvalidInputError, match="ttl is"):
         store.add_documents(DOCUMENTS, ttl=ttl)

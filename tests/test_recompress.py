@@ -236,11 +236,48 @@ def test_without_text_or_the_right_to_write_it_is_refused(store, old, new, tmp_p
         reader.recompress(new)
 
 
-def test_a_damaged_text_makes_no_memory(store, new):
+@pytest.mark.parametrize("text", ["CAST('X' || substr(text, 2) AS BLOB)", "NULL"])
+def test_a_damaged_text_makes_no_memory(store, new, text):
     with store.bank._ledger.database.write() as connection:
-        connection.execute("UPDATE documents SET text = CAST('X' || substr(text, 2) AS BLOB) WHERE key = 2")
-    with pytest.raises(StoreCorruptError, match=store.bank.ids()[1]):
+        connection.execute(f"UPDATE documents SET text = {text} WHERE key = 2")
+    id = store.bank.ids()[1]
+    with pytest.raises(StoreCorruptError, match=id):
         store.recompress(new)
+    with pytest.raises(StoreCorruptError, match=id):
+        store.get(id)
+    with pytest.raises(StoreCorruptError, match=id):
+        store.ask(QUESTION, memory_ids=[id], mode="text")
+
+
+def test_with_the_own_model_what_another_began_is_removed(store, new, answers):
+    def interrupt(ids):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.recompress(new, on_progress=interrupt)
+    assert generations(store) == {0, 1}
+    store.recompress()
+    assert generations(store) == {0}
+    assert store.ask(QUESTION, max_new_tokens=12).text == answers["old"]
+
+
+def test_an_answer_under_way_ends_by_the_model_that_began_it(store, new, answers):
+    pieces = store.stream(QUESTION, max_new_tokens=12)
+    first = next(pieces)
+    untouched = store.stream(QUESTION, max_new_tokens=12)
+    store.recompress(new)
+    assert first + "".join(pieces) == answers["old"]
+    assert "".join(untouched) in answers.values()
+
+
+def test_who_reads_an_emptied_store_is_told_of_the_next_model(store, old, new):
+    with CMTMemoryStore(store.path, old, read_only=True) as reader:
+        store.delete(store.bank.ids())
+        store.close()
+        with CMTMemoryStore(store.path, new) as again:
+            again.add_documents(TEXTS)
+            with pytest.raises(FingerprintMismatchError, match="open it again"):
+                reader.ask(QUESTION, max_new_tokens=12)
 
 
 def test_a_passage_that_the_other_lm_cannot_read(store, old):

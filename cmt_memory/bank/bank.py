@@ -77,7 +77,7 @@ class MemoryBank(BankReader):
             ledger = Ledger(folder, read_only=read_only, clock=clock)
             opened.callback(ledger.database.close)
             super().__init__(folder, ledger)
-            self.keep_text = self._settle_keep_text(keep_text)
+            self.keep_text = self._queries.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
                 self._index = self._open_index(opened, "chroma", "", client, RETRIEVAL)
                 if memory_index:
@@ -233,8 +233,10 @@ class MemoryBank(BankReader):
         """Keep a JSON setting of the store."""
         self._ledger.set_meta(key, value)
 
-    def settle_meta(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
-        """Keep a setting and the asset that belongs to it, in one transaction.
+    def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep what makes the memories of a bank that has none, a setting and its asset, in one transaction.
+
+        Who has the bank open with another one is told so instead of given the new memories.
 
         Args:
             key: Name of both.
@@ -245,7 +247,7 @@ class MemoryBank(BankReader):
         Returns:
             The setting there is now.
         """
-        return self._ledger.settle_meta(key, value, asset, anew=anew)
+        return self._ledger.settle_maker(key, value, asset, anew=anew)
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
@@ -260,7 +262,10 @@ class MemoryBank(BankReader):
         Raises:
             StoreLockedError: Another process reads what was deleted, or shares an index that has to be written
                 anew; compact again when it has ended.
+            InvalidInputError: The bank is open read only.
         """
+        if self.read_only:
+            raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
         self._remove_expired()
         for index in (self._index, self._memory_index):
             if index is not None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.ledger import MAKER, Ledger, check_maker, read_maker
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import LACKING, Queries
 from cmt_memory.errors import FingerprintMismatchError, StoreLockedError
 
-_MAKER = "next_memories"
 _OLD = "old_memories"
 _AT_ONCE = 1000
 
@@ -29,6 +28,7 @@ class NextMemories:
     def __init__(self, ledger: Ledger, queries: Queries, lock: FolderLock) -> None:
         self._ledger, self._queries, self._lock = ledger, queries, lock
         self._number = ledger.database.generation + 1
+        self._maker: dict[str, Any] = {}
 
     def begin(self, maker: Mapping[str, Any]) -> None:
         """Go on with what the same maker began, else begin anew.
@@ -36,18 +36,27 @@ class NextMemories:
         Args:
             maker: JSON values that say what makes these memories, such as the model's fingerprint.
         """
-        if self._queries.meta(_MAKER) == maker:
-            return
-        self._remove("generation >= ?", self._number)
-        self._ledger.set_meta(_MAKER, maker)
+        self._maker = dict(maker)
+        while not self._is_ours():
+            self._remove("generation >= ?", self._number)
+
+    def abandon(self) -> None:
+        """Delete what an interrupted maker left."""
+        if self._queries.meta(MAKER) is not None:
+            self._ledger.set_meta(MAKER, None)
+            self._remove("generation >= ?", self._number)
 
     def lacking(self) -> list[tuple[int, int, int]]:
         """Document, key and tokens of each passage that has none of these memories yet, documents together."""
         return self._queries.lacking(self._number)
 
     def put(self, payloads: Sequence[tuple[int, bytes]]) -> None:
-        """Keep memories, by passage key; passages that are gone meanwhile are passed over."""
-        self._ledger.set_payloads(payloads, self._number)
+        """Keep memories, by passage key; passages that are gone meanwhile are passed over.
+
+        Raises:
+            FingerprintMismatchError: Another process makes memories by another model now, or has made them.
+        """
+        self._ledger.set_payloads(payloads, self._number, maker=self._maker)
 
     def adopt(self, meta: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:
         """Let these memories count from now on, with the settings and assets of their maker, in one transaction.
@@ -57,7 +66,7 @@ class NextMemories:
 
         Raises:
             StoreLockedError: Others share the folder, with the model of before.
-            FingerprintMismatchError: Another process was faster.
+            FingerprintMismatchError: Another process was faster, or makes memories by another model now.
         """
         if not self._lock.make_exclusive():
             raise StoreLockedError(
@@ -70,12 +79,13 @@ class NextMemories:
                 (current,) = connection.execute("SELECT generation FROM counters").fetchone()
                 if current != self._number - 1:
                     raise FingerprintMismatchError("another process has made the memories anew; open the store again.")
+                check_maker(connection, self._maker)
                 if connection.execute(f"{LACKING} LIMIT 1", (self._number,)).fetchone():
                     return False
                 connection.execute("UPDATE counters SET generation = ?", (self._number,))
                 connection.execute("INSERT OR IGNORE INTO stale_memory_vectors SELECT passage FROM memory_vectors")
                 connection.execute("DELETE FROM memory_vectors")
-                for key, value in {**meta, _MAKER: None, _OLD: True}.items():
+                for key, value in {**meta, MAKER: None, _OLD: True}.items():
                     connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value)))
                 for name, data in assets.items():
                     connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
@@ -90,6 +100,17 @@ class NextMemories:
         if self._queries.meta(_OLD):
             self._remove("generation < ?", self._ledger.database.generation)
             self._ledger.set_meta(_OLD, None)
+
+    def _is_ours(self) -> bool:
+        """Whether these memories are our maker's, and they are from now on if there are none of any other."""
+        with self._ledger.database.write() as connection:
+            if read_maker(connection) == self._maker:
+                return True
+            others = "SELECT 1 FROM payloads WHERE generation >= ? LIMIT 1"
+            ours = connection.execute(others, (self._number,)).fetchone() is None
+            value = json.dumps(self._maker if ours else None)
+            connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (MAKER, value))
+            return ours
 
     def _remove(self, which: str, number: int) -> None:
         """Delete payloads of other generations, some at a time, so that no other writer waits long."""

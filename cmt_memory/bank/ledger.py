@@ -28,6 +28,8 @@ REPLACED = (
     "the store's memories were made anew by another model since it was opened here; open it again, with that model."
 )
 
+MAKER = "next_memories"
+
 Expires = float | Literal["keep"] | None
 
 
@@ -57,15 +59,30 @@ class Ledger:
         with self.database.write() as connection:
             _set_meta(connection, key, value)
 
-    def settle_meta(self, key: str, value: Any, asset: bytes | None = None, *, anew: bool = False) -> Any:
-        """Keep a setting, and an asset of the same name, unless there is one; returns the one there is then."""
+    def settle_meta(self, key: str, value: Any) -> Any:
+        """Keep a setting unless there is one; returns the one there is then."""
         with self.database.write() as connection:
-            found = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
+            found = _read_meta(connection, key)
+            if found is None:
+                _set_meta(connection, key, value)
+        return value if found is None else found
+
+    def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep what makes the memories, a setting and an asset of one name, unless there is one or ``anew``.
+
+        Another one begins another generation, so that nobody who has the store open reads its memories as those of
+        the one before.
+        """
+        with self.database.write() as connection:
+            found = _read_meta(connection, key)
             if found is not None and not anew:
-                return json.loads(found[0])
+                return found
+            if found not in (None, value):
+                connection.execute("UPDATE counters SET generation = generation + 1")
             _set_meta(connection, key, value)
-            if asset is not None:
-                _set_asset(connection, key, asset)
+            _set_asset(connection, key, asset)
+            generation = _generation(connection)
+        self.database.generation = generation
         return value
 
     def set_asset(self, name: str, data: bytes) -> None:
@@ -172,20 +189,25 @@ class Ledger:
             dropped = _remove_expired(connection)
         self._remove_files(dropped)
 
-    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int) -> None:
+    def set_payloads(
+        self, payloads: Sequence[tuple[int, bytes]], generation: int, *, maker: dict[str, Any] | None = None
+    ) -> None:
         """Keep the payloads of passages, by key, in place of those they have; passages that are gone stay gone.
 
         Args:
             payloads: Passage keys and what ``encode_memory`` made.
             generation: Which generation they belong to: the one that counts, or the next.
+            maker: What makes the next one.
 
         Raises:
-            FingerprintMismatchError: That generation is over.
+            FingerprintMismatchError: That generation is over, or has another maker.
         """
         dropped = set[bytes]()
         with self.database.write() as connection:
             if generation < _generation(connection):
                 raise FingerprintMismatchError(REPLACED)
+            if maker is not None:
+                check_maker(connection, maker)
             for key, payload in payloads:
                 if connection.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone():
                     dropped |= _files(connection, "passage = ? AND generation = ?", (key, generation))
@@ -317,6 +339,28 @@ class Ledger:
             for digest in digests:
                 if not _files(connection, "sha256 = ?", (digest,)):
                     self.files.remove(digest)
+
+
+def read_maker(connection: sqlite3.Connection) -> Any:
+    """What makes the memories of the next generation, or None."""
+    return _read_meta(connection, MAKER)
+
+
+def check_maker(connection: sqlite3.Connection, maker: dict[str, Any]) -> None:
+    """Refuse to mix the memories of two makers.
+
+    Raises:
+        FingerprintMismatchError: Another makes the next ones.
+    """
+    if read_maker(connection) != maker:
+        raise FingerprintMismatchError(
+            "another process makes the memories anew too, by another model; call recompress again when it has ended."
+        )
+
+
+def _read_meta(connection: sqlite3.Connection, key: str) -> Any:
+    row = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
+    return row and json.loads(row[0])
 
 
 def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:

@@ -36,6 +36,8 @@ class Queries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.keep_text = False
+        """Whether every document has a text, so that one without is damaged."""
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._database.read() as connection:
@@ -113,7 +115,7 @@ class Queries:
             f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids
         )
         return {
-            id: Document(_checked(id, digest, text).decode(), _metadata(id, metadata), id)
+            id: Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
             for id, digest, text, metadata in rows
         }
 
@@ -156,7 +158,7 @@ class Queries:
                     f"AND d.key IN (SELECT document FROM passages WHERE key IN ({marks}))",
                     some,
                 )
-                texts = {row[0]: (row[1], _checked(*row[1:4]), row[4]) for row in documents}
+                texts = {row[0]: (row[1], self._checked(*row[1:4]), row[4]) for row in documents}
                 for key, document, n, start, end, n_tokens, *place in rows:
                     if document in texts:
                         id, text, metadata = texts[document]
@@ -347,6 +349,12 @@ class Queries:
             "memory_vector_bytes": int(vector_bytes),
         }
 
+    def _checked(self, id: str, digest: bytes, text: bytes | None) -> bytes:
+        """A document's text as it was kept, empty where none was."""
+        if self.keep_text if text is None else sha256(text).digest() != digest:
+            raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
+        return text or b""
+
     def _in(self, sql: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
         """Run a statement with ``IN (%s)`` for any number of values, all on the same commit."""
         if len(values) <= _CHUNK:
@@ -356,13 +364,6 @@ class Queries:
             for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows
-
-
-def _checked(id: str, digest: bytes, text: bytes | None) -> bytes:
-    """A document's text as it was kept, empty where none was."""
-    if text is not None and sha256(text).digest() != digest:
-        raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
-    return text or b""
 
 
 def _metadata(id: str, text: str) -> dict[str, Any]:

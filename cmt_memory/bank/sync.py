@@ -180,8 +180,10 @@ class SyncedIndex:
         with self._lock:
             if self._queries.meta(self._table.traces):
                 self.rebuild("its files kept what was deleted", level=logging.INFO)
-            elif self._queries.count_vectors(self._table) and any(self.compare()):
-                self.rebuild("it differed from the ledger")
+            else:
+                self._index.rest()  # what is compared is what the disk has
+                if self._queries.count_vectors(self._table) and any(self.compare()):
+                    self.rebuild("it differed from the ledger")
             self._index.rest()
             self._note_files(self._index.outline(), closed=False)
 

@@ -22,6 +22,9 @@ COMPACT = "run `cmt-memory store compact`"
 RECOMPRESS = "run `cmt-memory store recompress`"
 READD = "delete it and add it again"
 _AT_ONCE = 200
+_SPANS = "SELECT document, n, byte_start, byte_end FROM passages WHERE document BETWEEN ? AND ? ORDER BY document, n"
+
+Span = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +119,6 @@ class Verification:
                 ).fetchone()
                 if count:
                     yield Problem("ledger", None, f"{count} {table} belong to no passage", COMPACT)
-            for (id,) in connection.execute(
-                "SELECT id FROM documents WHERE key NOT IN (SELECT document FROM passages)"
-            ).fetchall():
-                yield Problem("ledger", id, "it has no passages, so it cannot be found", READD)
         self._report.documents, self._report.passages = counted
 
     def _words(self) -> Iterator[Problem]:
@@ -149,15 +148,20 @@ class Verification:
                     (last, _AT_ONCE),
                 ).fetchall()
                 labels: dict[int, dict[str, object]] = {}
+                spans: dict[int, list[Span]] = {}
                 if rows:
                     between = (rows[0][0], rows[-1][0])
                     for key, name, value in connection.execute(
                         "SELECT document, key, value FROM labels WHERE document BETWEEN ? AND ?", between
                     ):
                         labels.setdefault(key, {})[name] = value
+                    for key, *span in connection.execute(_SPANS, between):
+                        spans.setdefault(key, []).append((span[0], span[1], span[2]))
             for key, id, digest, text, metadata_digest, metadata in rows:
                 if self._keep_text and (text is None or sha256(text).digest() != digest):
                     yield Problem("text", id, "the text is not what was added", READD)
+                elif fault := _incomplete(spans.get(key, []), text):
+                    yield Problem("ledger", id, fault, READD)
                 if sha256(str(metadata).encode()).digest() != metadata_digest:
                     yield Problem("metadata", id, "the metadata is not what was given", "set it with `update`")
                 elif labels.get(key, {}) != _labels(metadata):
@@ -220,6 +224,19 @@ def check_memories(ledger: Ledger, queries: Queries) -> Iterator[tuple[int, str 
                 fault = f"is in a file that cannot be read ({error.strerror})"
             # A memory that was replaced or deleted while it was read is sound.
             yield key, fault if fault and queries.payload_digests([key]).get(key) == digest else None
+
+
+def _incomplete(spans: Sequence[Span], text: bytes | None) -> str | None:
+    """What is wrong with a document's passages (number, first byte, end): only blanks may be in none of them."""
+    if not spans:
+        return "it has no passages, so it cannot be found"
+    covered = 0
+    for place, (n, start, end) in enumerate(spans):
+        if n != place or (text is not None and text[covered:start].decode(errors="replace").strip()):
+            return "some of its passages are missing"
+        covered = max(covered, end)
+    rest = b"" if text is None else text[covered:]
+    return "some of its passages are missing" if rest.decode(errors="replace").strip() else None
 
 
 def _labels(metadata: str) -> dict[str, object]:

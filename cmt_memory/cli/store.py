@@ -293,7 +293,8 @@ def _bank(path: Path, *, read_only: bool = True) -> Iterator[MemoryBank]:
 
 
 def _plain(info: DocumentInfo) -> dict[str, Any]:
-    return asdict(info) | {"created": _time(info.created), "updated": _time(info.updated)}
+    times = {"created": info.created, "updated": info.updated, "expires": info.expires}
+    return asdict(info) | {name: None if seconds is None else _time(seconds) for name, seconds in times.items()}
 
 
 def _print_columns(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -83,6 +83,8 @@ DAMAGES: dict[str, tuple[Callable[[MemoryBank], None], str, str | None, str]] = 
     "index has another": (lambda b: index_of(b).upsert([7], vector(1)[None], [{}]), "index", "d3", "compact"),
     "words": (lambda b: change(b, "INSERT INTO lexicon (rowid, text) VALUES (2, 'zorblax')"), "words", None, "compact"),
     "counts": (lambda b: change(b, "UPDATE counters SET documents = 7"), "ledger", None, "compact"),
+    "first passage gone": (lambda b: change(b, "DELETE FROM passages WHERE key = 5"), "ledger", "d2", "add it again"),
+    "last passage gone": (lambda b: change(b, "DELETE FROM passages WHERE key = 6"), "ledger", "d2", "add it again"),
     "no passages": (lambda b: change(b, "INSERT INTO documents SELECT 99, 'empty', sha256, characters, bytes, created, "
                                      "updated, expires, metadata, metadata_sha256, text FROM documents "
                                      "WHERE id = 'd0'"),
