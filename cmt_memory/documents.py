@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from cmt_memory.errors import InvalidInputError
 
+LONGEST_TTL = 10_000_000_000
+"""Seconds, about 300 years: the longest time to live of a document."""
 _MAX_DEPTH = 64
 _TEXT_KEYS = ("text", "page_content", "content")
 

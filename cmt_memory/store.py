@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
+from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
-LONGEST_TTL = 10_000_000_000
-"""Seconds; about 300 years."""
 
 
 class CMTMemoryStore(Upkeep, AsyncTwins):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from cmt_memory.documents import LONGEST_TTL
 from cmt_memory.errors import CMTError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "cmt-tiny"
 _DEBUG = "cmt_memory.debug"
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +60,36 @@ class Latent(click.ParamType[int | str]):
         if number < 1:
             self.fail(f"{value!r} is neither a whole number of at least 1 nor 'full'.", param, ctx)
         return number
+
+
+class Lifetime(click.ParamType[float]):
+    """A number of seconds, or one with a unit: `90s`, `45m`, `12h`, `30d`, `2w`."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the option's value; returns seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", str(value).strip().lower(), re.ASCII)
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+        if not 0 < seconds <= LONGEST_TTL:
+            self.fail(
+                f"{value!r} is not a time: give seconds, or a number with s, m (minutes), h, d or w, such as 12h or "
+                f"30d; at most {LONGEST_TTL // _SECONDS['d']:,}d.",
+                param,
+                ctx,
+            )
+        return seconds
+
+
+def ttl_option(function: F) -> F:
+    """`--ttl`: how long documents are kept."""
+    return click.option(
+        "--ttl",
+        type=Lifetime(),
+        metavar="TIME",
+        help="Keep these documents so long, counted from now: seconds, or 45m, 12h, 30d, 2w.  "
+        "[default: until they are deleted]",
+    )(function)
 
 
 def model_option(help: str) -> Callable[[F], F]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cmt_memory.bank.records import DocumentInfo
 
 
-@click.group(name="store")
+@click.group(name="store", short_help="Look into a store and keep it in order.")
 def store() -> None:
     """Look into a store and keep it in order: list, show, delete, stats, verify, compact, recompress.
 
@@ -175,19 +175,21 @@ def stats(path: Path, as_json: bool) -> None:
 
 @store.command()
 @store_option()
+@click.option("--read-only", is_flag=True, help="Look beside a process that writes; leaves out the two indexes.")
 @json_option
 @debug_option
 @click.pass_context
-def verify(ctx: click.Context, path: Path, as_json: bool) -> None:
+def verify(ctx: click.Context, path: Path, read_only: bool, as_json: bool) -> None:
     """Read everything in a store, compare it with its digests, and say what to do about each problem.
 
     \b
     Example:  cmt-memory store verify --store mem
     Script:   cmt-memory store verify --store mem --json | jq '.problems[].document'
 
-    The exit code is 1 if there are problems. Nothing is changed.
+    The exit code is 1 if there are problems. No document is changed; the search index is put right where every
+    opening does so.
     """
-    with _bank(path, read_only=False) as bank:
+    with _bank(path, read_only=read_only) as bank:
         report = bank.verify()
     if as_json:
         print_json(asdict(report) | {"ok": report.ok})
@@ -236,11 +238,13 @@ def compact(path: Path, as_json: bool) -> None:
     type=click.Choice(["int8", "float16", "native"]),
     default="int8",
     show_default=True,
-    help="How slots are kept; lossless memories always keep the LM's own dtype.",
+    help="How the slots of new memories are kept; lossless ones always keep the LM's own dtype.",
 )
 @json_option
 @debug_option
+@click.pass_context
 def recompress(
+    ctx: click.Context,
     path: Path,
     model: str | None,
     ratio: int | None,
@@ -267,9 +271,16 @@ def recompress(
             from cmt_memory.opening import settle_model
 
             loaded = settle_model(bank, loaded)
-        settings = {"slot_dtype": slot_dtype}
-        make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
-        documents = len(bank)
+        settings, documents = {"slot_dtype": slot_dtype}, len(bank)
+        try:
+            make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
+        except KeyboardInterrupt:
+            click.echo(
+                f"Interrupted: {len(done)} of {documents} documents have new memories, which are kept. "
+                "The same command goes on from there.",
+                err=True,
+            )
+            ctx.exit(1)
     config = loaded.config
     if as_json:
         found = {"documents": documents, "recompressed": len(done)}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 
+from cmt_memory.bank.bank import MemoryBank
 from tests.tiny import tiny_lm, tokenizer
 
 
@@ -73,6 +75,22 @@ def test_verify_names_the_document_and_what_to_do(cmt, store):
     cmt("store", "delete", "locker", "--store", store)
     cmt("store", "compact", "--store", store)
     cmt("store", "verify", "--store", store)
+
+
+def test_verify_beside_a_writer(cmt, store):
+    with closing(MemoryBank(store)):
+        assert "open for writing elsewhere" in cmt("store", "verify", "--store", store, code=1).stderr
+        assert "no problem" in cmt("store", "verify", "--store", store, "--read-only").stdout
+
+
+def test_ctrl_c_while_recompressing_keeps_what_was_made(cmt, store, monkeypatch):
+    def interrupt(*_, on_progress, **__):
+        on_progress(["locker"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmt_memory.recompression.recompress", interrupt)
+    result = cmt("store", "recompress", "--store", store, "--ratio", "4", code=1)
+    assert "Interrupted: 1 of 4 documents have new memories" in result.stderr
 
 
 def test_compact_prints_what_it_gave_back(cmt, store):
