@@ -107,4 +107,3 @@ def _commits(todo: Sequence[tuple[int, int, int]], most: int) -> Iterator[list[t
             batch = []
     if batch:
         yield batch
-

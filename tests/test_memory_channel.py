@@ -147,9 +147,11 @@ def test_after_compact_no_file_has_a_deleted_memory(store, model, on):
 
 def test_a_reader_cannot_compact(store, model):
     before = sorted(path.name for path in (store.path / "chroma-memory").iterdir())
-    with CMTMemoryStore(store.path, model, encoder=None, read_only=True) as reader:
-        with pytest.raises(InvalidInputError, match="read_only"):
-            reader.compact()
+    with (
+        CMTMemoryStore(store.path, model, encoder=None, read_only=True) as reader,
+        pytest.raises(InvalidInputError, match="read_only"),
+    ):
+        reader.compact()
     assert sorted(path.name for path in (store.path / "chroma-memory").iterdir()) == before
     check(store)
 

@@ -111,7 +111,7 @@ def show(id: str, path: Path, as_json: bool) -> None:
     click.echo(f"\n{found[0].text}" if kept else "\nThe store keeps no text.")
 
 
-@store.command()
+@store.command(short_help="Delete documents and their memories.")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @store_option()
 @json_option
@@ -173,7 +173,7 @@ def stats(path: Path, as_json: bool) -> None:
         click.echo(f"{name:<10}{value}")
 
 
-@store.command()
+@store.command(short_help="Read everything and compare it with its digests.")
 @store_option()
 @click.option("--read-only", is_flag=True, help="Look beside a process that writes; leaves out the two indexes.")
 @json_option
@@ -206,7 +206,7 @@ def verify(ctx: click.Context, path: Path, read_only: bool, as_json: bool) -> No
         ctx.exit(1)
 
 
-@store.command()
+@store.command(short_help="Give the space of deleted documents back.")
 @store_option()
 @json_option
 @debug_option
@@ -228,7 +228,7 @@ def compact(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: {size(before)} before, {size(after)} after")
 
 
-@store.command()
+@store.command(short_help="Make every memory anew, by another LM or ratio.")
 @store_option()
 @model_option("LM that answers from now on: a hub id, a folder, or cmt-tiny.  [default: the store's own]")
 @ratio_option
