@@ -111,14 +111,14 @@ class Series:
                 assert not self._open, f"{phase} never acknowledged {list(self._open)}"
 
     def _acknowledge(self, done: dict[str, Digests | None]) -> None:
-        for id, digests in done.items():
+        for id, made in done.items():
             version = self._open.pop(id)
             self.acknowledged += 1
-            if version is None or digests is None:
-                assert version is digests is None
+            if version is None or made is None:
+                assert version is made is None
                 del self.versions[id], self.digests[id]
             else:
-                self.versions[id], self.digests[id] = version, digests
+                self.versions[id], self.digests[id] = version, made
 
     def check(self, phase: str = "") -> None:
         """Open the store and compare it with what was acknowledged; what was not may be there whole, or not."""
