@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 from cmt_memory.bank.bank import MemoryBank
@@ -21,6 +22,7 @@ _FREE_DISK_FACTOR = 2
 _WAITING_AT_ONCE = 16
 
 OnProgress = Callable[[list[str]], None]
+Batch = list[tuple[Document, list[StoredPassage]]]
 
 
 class Ingestion:
@@ -93,11 +95,7 @@ class Ingestion:
             on_progress([str(document.id) for document in kept + renamed])
         total = sum(passage.n_tokens for _, passages in todo for passage in passages)
         with Progress("Compressing", total, unit="tokens", show=show_progress) as bar:
-            for batch in self._commits(todo):
-                self._bank.put(self._prepare(batch, expires), self.generation)
-                if self.index_memories and not self.lazy:
-                    names = self._bank.passage_ids([str(document.id) for document, _ in batch])
-                    self._bank.index_memories(self._bank.passage_keys(names))
+            for batch in self._kept(todo, expires):
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
                 if on_progress is not None:
                     on_progress([str(document.id) for document, _ in batch])
@@ -106,11 +104,24 @@ class Ingestion:
         found = split_passages(document.text, self._model.lm.tokenizer, self.passage_tokens, self.passage_overlap)
         return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
 
-    def _commits(
-        self, documents: Sequence[tuple[Document, list[StoredPassage]]]
-    ) -> Iterator[list[tuple[Document, list[StoredPassage]]]]:
+    def _kept(self, todo: Batch, expires: float | None) -> Iterator[Batch]:
+        """Keep documents a commit at a time and yield each when it is on disk, while the LM is at the next."""
+        with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-commit") as writer:
+            under_way: tuple[Future[None], Batch] | None = None
+            for batch in self._commits(todo):
+                if not self.lazy:
+                    self._compress(batch)
+                if under_way is not None:
+                    under_way[0].result()
+                    yield under_way[1]
+                under_way = writer.submit(self._commit, batch, expires), batch
+            if under_way is not None:
+                under_way[0].result()
+                yield under_way[1]
+
+    def _commits(self, documents: Batch) -> Iterator[Batch]:
         """Documents with their passages, as many at a time as one commit takes."""
-        batch: list[tuple[Document, list[StoredPassage]]] = []
+        batch: Batch = []
         tokens = 0
         for document, passages in documents:
             batch.append((document, passages))
@@ -121,18 +132,24 @@ class Ingestion:
         if batch:
             yield batch
 
-    def _prepare(
-        self, batch: Sequence[tuple[Document, list[StoredPassage]]], expires: float | None
-    ) -> list[StoredDocument]:
+    def _compress(self, batch: Batch) -> None:
         texts = [document.text[passage.start : passage.end] for document, passages in batch for passage in passages]
         flat = [passage for _, passages in batch for passage in passages]
-        if not self.lazy:
-            for passage, payload in zip(flat, self.encode(texts), strict=True):
-                passage.payload = payload
+        for passage, payload in zip(flat, self.encode(texts), strict=True):
+            passage.payload = payload
+
+    def _commit(self, batch: Batch, expires: float | None) -> None:
+        """Make the retrieval vectors of documents and keep them."""
+        flat = [(document, passage) for document, passages in batch for passage in passages]
         if self._encoder is not None:
-            for passage, vector in zip(flat, self._encoder.encode_documents(texts), strict=True):
+            texts = [document.text[passage.start : passage.end] for document, passage in flat]
+            for (_, passage), vector in zip(flat, self._encoder.encode_documents(texts), strict=True):
                 passage.vector = vector
-        return [StoredDocument(str(d.id), d.text, d.metadata, passages, expires) for d, passages in batch]
+        documents = [StoredDocument(str(d.id), d.text, d.metadata, passages, expires) for d, passages in batch]
+        self._bank.put(documents, self.generation)
+        if self.index_memories and not self.lazy:
+            names = self._bank.passage_ids([document.id for document in documents])
+            self._bank.index_memories(self._bank.passage_keys(names))
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """The memories of passages, as the bank keeps them."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.bank.filters import Filter, parse
+from cmt_memory.bank.filters import Condition, Filter, parse
 from cmt_memory.bank.records import PassageRow, Vector
 from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
@@ -34,7 +35,7 @@ class Selector(Protocol):
 
 
 class HybridSelector:
-    """Dense vectors, BM25 and the memories' own vectors, fused.
+    """Dense vectors, BM25 and the memories' own vectors, fused. Words are searched beside the vectors.
 
     Args:
         bank: The bank to search.
@@ -90,20 +91,33 @@ class HybridSelector:
         condition = parse(filter)
         depth = max(_MIN_DEPTH, _DEPTH * k)
         search = _Search({}, {}, {}, {})
-        if "bm25" in self.channels:
-            search.weights, words = self._question_words.weigh(self._words.of(question))
-            search.bm25 = dict(self._bank.search_words(words, depth, condition))
-        if self._compress is not None and self._bank.count_passages():
-            search.memory = dict(self._bank.search_memories(self._compress(question), depth, condition))
-        nearest: list[int] = []
-        if self._encoder is not None and self._bank.count_passages():
-            vector = self._encoder.encode_query(question)
-            search.dense = dict(self._bank.search_vectors(vector, depth, condition))
-            nearest = list(search.dense)
+        with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-bm25") as beside:
+            words = beside.submit(self._by_words, search, question, depth, condition)
+            vector = self._by_vectors(search, question, depth, condition)
+            words.result()
+        nearest = list(search.dense)
+        if vector is not None:
             others = dict.fromkeys([*search.bm25, *search.memory])
             search.dense |= self._bank.cosines(vector, [key for key in others if key not in search.dense])
         ranking = reciprocal_rank_fusion([nearest, list(search.bm25), list(search.memory)])
         return self._hits(search, ranking, k, min_score)
+
+    def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
+        if "bm25" in self.channels:
+            search.weights, words = self._question_words.weigh(self._words.of(question))
+            search.bm25 = dict(self._bank.search_words(words, depth, condition))
+
+    def _by_vectors(self, search: _Search, question: str, depth: int, condition: Condition | None) -> Vector | None:
+        """Search the dense channel and the memories' own; return the question's dense vector if there is one."""
+        if not self._bank.count_passages():
+            return None
+        if self._compress is not None:
+            search.memory = dict(self._bank.search_memories(self._compress(question), depth, condition))
+        if self._encoder is None:
+            return None
+        vector = self._encoder.encode_query(question)
+        search.dense = dict(self._bank.search_vectors(vector, depth, condition))
+        return vector
 
     def _hits(self, search: _Search, ranking: list[int], k: int, min_score: float | None) -> list[MemoryHit]:
         """The first ``k`` of the ranking that reach ``min_score``, read from the ledger ``k`` at a time."""
