@@ -207,7 +207,13 @@ def test_a_closed_store(store: CMTMemoryStore):
         lambda: next(store.stream("What?", max_new_tokens=1)),
         lambda: store.bank.search_vectors(DigestEncoder().embed_query("x"), 1),  # type: ignore[arg-type]
         lambda: len(store),
+        lambda: store.update("before", text="New."),
         store.stats,
+        store.verify,
+        store.compact,
+        store.recompress,
+        lambda: store.recompress(tiny_model("llama", "chat", ratio=8)),
+        store.compress_pending,
     ):
         with pytest.raises(StoreClosedError, match="open it again"):
             use()
