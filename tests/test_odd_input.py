@@ -12,7 +12,7 @@ import pytest
 from cmt_memory import CMTMemoryStore, Document
 from cmt_memory.errors import InvalidInputError, StoreClosedError
 from tests.bank.helpers import lexicon_is_sound
-from tests.kills.worker import MODEL, DigestEncoder
+from tests.kills.worker import MODEL, MODELS, DigestEncoder
 
 ODD_IDS = [
     "../../etc/passwd",
@@ -212,7 +212,7 @@ def test_a_closed_store(store: CMTMemoryStore):
         store.verify,
         store.compact,
         store.recompress,
-        lambda: store.recompress(tiny_model("llama", "chat", ratio=8)),
+        lambda: store.recompress(MODELS[1]),
         store.compress_pending,
     ):
         with pytest.raises(StoreClosedError, match="open it again"):
