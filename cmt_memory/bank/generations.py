@@ -43,7 +43,7 @@ class NextMemories:
         """Delete what an interrupted maker left."""
         if self._queries.meta(MAKER) is not None:
             self._ledger.set_meta(MAKER, None)
-            self._remove("generation >= ?", self._number)
+        self._remove("generation >= ?", self._number)
 
     def lacking(self) -> list[tuple[int, int, int]]:
         """Document, key and tokens of each passage that has none of these memories yet, documents together."""

@@ -171,13 +171,13 @@ class VectorIndex:
     def tidy(self) -> None:
         """Leave nothing in the files of an embedded index but its entries, where Chroma has opened it.
 
+        Chroma may write all of a small index's files at the first call after an opening, so this belongs after one.
+
         Raises:
-            IndexBrokenError: Chroma failed.
             CMTError: A file cannot be written.
         """
         if not self._embedded or self._client is None:
             return
-        self.count()  # the first one after an opening makes Chroma write its files anew
         with self._alone():
             try:
                 blank_vacant_places(self._folder)

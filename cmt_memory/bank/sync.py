@@ -57,8 +57,12 @@ class SyncedIndex:
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
             self._note_files(self._index.outline(), closed=False)
-            if not stale and not self._queries.count_vectors(self._table):
-                return
+            if not self._queries.count_vectors(self._table):
+                if stale and not self._folder_lock.shared:  # what comes next may have another dimension
+                    self._try_rebuild("all it held was dropped", self._rebuilds)
+                    return
+                if not stale:
+                    return
             rebuilds = self._rebuilds
             self.sync()
             if self._index.count() == self._queries.count_vectors(self._table):
