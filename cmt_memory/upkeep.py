@@ -136,6 +136,7 @@ class Upkeep:
             StoreLockedError: others share the store, with the model of before.
             FingerprintMismatchError: another process makes them anew by another model at the same time.
         """
+        self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         given = self.model if model is None else model if isinstance(model, CMTModel) else load_model(model)
         with self._recompress_lock:
             recompress(

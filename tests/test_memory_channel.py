@@ -124,6 +124,31 @@ def test_another_model_makes_other_vectors(store, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("settings", [{"ratio": 2, "latent": 48}, {"ratio": 2, "latent": 32}])
+def test_a_kill_between_another_models_memories_and_their_vectors(store, settings, monkeypatch, caplog):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    other = tiny_model("llama", "chat", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("cmt_memory.upkeep.Upkeep._index_memories", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.recompress(other)
+    assert store.model is other
+    copy = store.path.parent / "killed"
+    shutil.copytree(store.path, copy)
+    with CMTMemoryStore(copy, other, channels=MEMORY, encoder=None) as again:
+        check(again)
+        assert again.verify().ok
+    assert len(caplog.records) <= 1
+    store.add_documents([])
+    store.compact()
+    store.update("d0", metadata={"n": 8})
+    store.close()
+    with CMTMemoryStore(store.path, other, channels=MEMORY, encoder=None) as again:
+        check(again)
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_after_compact_no_file_has_a_deleted_memory(store, model, on):
     [key] = store.bank.passage_keys(["d0#0"])

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cmt_memory import CMTMemoryStore, CMTModel, Document
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError, StoreFullError
 from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
 
 LONG = "\n\n".join(f"Room {i} is on floor {i % 7}. Its code is {1000 + 37 * i}." for i in range(12))
@@ -91,6 +91,11 @@ def test_another_ratio_or_latent(store, settings):
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_interrupted_call_goes_on_and_the_old_memories_answer_until_then(store, old, new, answers, times):
     passes, hook = count_passes(new)
+    for text in store.get(store.bank.ids()):
+        rows = store.bank.passages_by_id(store.bank.passage_ids([text.id]))
+        new.compress([row.text for row in rows])
+    whole = len(passes)
+    passes.clear()
     done = []
 
     def interrupt(ids):
@@ -109,11 +114,22 @@ def test_an_interrupted_call_goes_on_and_the_old_memories_answer_until_then(stor
         assert again.ask(QUESTION, max_new_tokens=12).text == answers["old"]
         assert again.verify().ok
         first, seen = len(passes), []
+        again._settings["commit_tokens"] = 1
         again.recompress(new, on_progress=seen.extend)
-        assert len(passes) > first > 0
+        assert 0 < first < len(passes) == whole
         assert sorted(done + seen) == sorted(again.bank.ids())
         assert again.ask(QUESTION, max_new_tokens=12).text == answers["new"]
     hook.remove()
+
+
+def test_no_room_on_the_disk(store, new, answers, monkeypatch):
+    monkeypatch.setattr("cmt_memory.ingestion.Ingestion.free_bytes", lambda _: 100)
+    with pytest.raises(StoreFullError, match="free some space"):
+        store.recompress(new)
+    assert store.ask(QUESTION, max_new_tokens=12).text == answers["old"]
+    monkeypatch.undo()
+    store.recompress(new)
+    assert store.ask(QUESTION, max_new_tokens=12).text == answers["new"]
 
 
 def test_another_model_than_the_interrupted_one_begins_anew(store, new):

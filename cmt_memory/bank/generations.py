@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
-from cmt_memory.bank.ledger import MAKER, Ledger, check_maker, read_maker
+from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import LACKING, Queries
+from cmt_memory.bank.statements import MAKER, check_maker, read_maker, set_asset, set_meta
 from cmt_memory.errors import FingerprintMismatchError, StoreLockedError
 
 _OLD = "old_memories"
@@ -44,7 +43,7 @@ class NextMemories:
         """Delete what an interrupted maker left."""
         if self._queries.meta(MAKER) is not None:
             self._ledger.set_meta(MAKER, None)
-            self._remove("generation >= ?", self._number)
+        self._remove("generation >= ?", self._number)
 
     def lacking(self) -> list[tuple[int, int, int]]:
         """Document, key and tokens of each passage that has none of these memories yet, documents together."""
@@ -86,9 +85,9 @@ class NextMemories:
                 connection.execute("INSERT OR IGNORE INTO stale_memory_vectors SELECT passage FROM memory_vectors")
                 connection.execute("DELETE FROM memory_vectors")
                 for key, value in {**meta, MAKER: None, _OLD: True}.items():
-                    connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value)))
+                    set_meta(connection, key, value)
                 for name, data in assets.items():
-                    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
+                    set_asset(connection, name, data)
             database.generation = self._number
         finally:
             self._lock.make_shared()
@@ -108,8 +107,7 @@ class NextMemories:
                 return True
             others = "SELECT 1 FROM payloads WHERE generation >= ? LIMIT 1"
             ours = connection.execute(others, (self._number,)).fetchone() is None
-            value = json.dumps(self._maker if ours else None)
-            connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (MAKER, value))
+            set_meta(connection, MAKER, self._maker if ours else None)
             return ours
 
     def _remove(self, which: str, number: int) -> None:

@@ -136,6 +136,7 @@ class VectorIndex:
     def reset(self) -> None:
         """Throw the collection away; of an embedded index the whole folder, which Chroma may not survive opening."""
         with self._alone():
+            self._collection = None
             if self._embedded:
                 self._let_go()
                 try:
@@ -167,24 +168,26 @@ class VectorIndex:
         """What to note of an embedded index's files once it is closed, knowing what was noted before."""
         return footprint.seal(self._folder, earlier) if self._embedded else {}
 
-    def rest(self) -> None:
-        """Let go of an embedded index until its next use; its files then hold its entries and nothing else.
+    def tidy(self) -> None:
+        """Leave nothing in the files of an embedded index but its entries, where Chroma has opened it.
+
+        Chroma may write all of a small index's files at the first call after an opening, so this belongs after one.
 
         Raises:
             CMTError: A file cannot be written.
         """
+        if not self._embedded or self._client is None:
+            return
         with self._alone():
-            self._let_go()
-            if self._embedded:
-                try:
-                    blank_vacant_places(self._folder)
-                except OSError as error:
-                    raise CMTError(f"the index in {self._folder} cannot be cleaned: {error}") from error
+            try:
+                blank_vacant_places(self._folder)
+            except OSError as error:
+                raise CMTError(f"the index in {self._folder} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of an embedded index for good; a client that was given stays open."""
         with self._alone():
-            self._closed = True
+            self._closed, self._collection = True, None
             opened = self._embedded and self._client is not None
             self._let_go()
             if opened:
@@ -198,7 +201,6 @@ class VectorIndex:
             self._paused = True
             try:
                 self._lock.wait_for(lambda: not self._busy)
-                self._collection = None
                 yield
             finally:
                 self._paused = False

@@ -5,7 +5,6 @@ This module changes it, ``queries`` reads it.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,19 +15,31 @@ from typing import Any, Literal
 import numpy as np
 
 from cmt_memory.bank.database import Database
-from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
 from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector, VectorTable
+from cmt_memory.bank.statements import (
+    FORGET_TEXTS,
+    check_maker,
+    current_generation,
+    document_keys,
+    insert_labels,
+    mark_stale,
+    payload_files,
+    read_meta,
+    remove_documents,
+    remove_expired,
+    remove_passages,
+    set_asset,
+    set_meta,
+)
 from cmt_memory.documents import metadata_json
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError, StoreLockedError
+from cmt_memory.errors import FingerprintMismatchError, StoreCorruptError, StoreLockedError
 
 _INLINE_BYTES = 64 * 1024
 
 REPLACED = (
     "the store's memories were made anew by another model since it was opened here; open it again, with that model."
 )
-
-MAKER = "next_memories"
 
 Expires = float | Literal["keep"] | None
 
@@ -57,14 +68,14 @@ class Ledger:
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a name."""
         with self.database.write() as connection:
-            _set_meta(connection, key, value)
+            set_meta(connection, key, value)
 
     def settle_meta(self, key: str, value: Any) -> Any:
         """Keep a setting unless there is one; returns the one there is then."""
         with self.database.write() as connection:
-            found = _read_meta(connection, key)
+            found = read_meta(connection, key)
             if found is None:
-                _set_meta(connection, key, value)
+                set_meta(connection, key, value)
         return value if found is None else found
 
     def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
@@ -74,21 +85,21 @@ class Ledger:
         the one before.
         """
         with self.database.write() as connection:
-            found = _read_meta(connection, key)
+            found = read_meta(connection, key)
             if found is not None and not anew:
                 return found
             if found not in (None, value):
                 connection.execute("UPDATE counters SET generation = generation + 1")
-            _set_meta(connection, key, value)
-            _set_asset(connection, key, asset)
-            generation = _generation(connection)
+            set_meta(connection, key, value)
+            set_asset(connection, key, asset)
+            generation = current_generation(connection)
         self.database.generation = generation
         return value
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         with self.database.write() as connection:
-            _set_asset(connection, name, data)
+            set_asset(connection, name, data)
 
     def put(self, documents: Iterable[StoredDocument], *, keep_text: bool, generation: int | None = None) -> None:
         """Keep documents, each in place of the one with its id; all of them or, on an error, none.
@@ -103,9 +114,9 @@ class Ledger:
         """
         now = self.database.clock()
         with self.database.write() as connection:
-            if generation is not None and generation != _generation(connection):
+            if generation is not None and generation != current_generation(connection):
                 raise FingerprintMismatchError(REPLACED)
-            dropped = _remove_expired(connection)
+            dropped = remove_expired(connection)
             for document in documents:
                 metadata = metadata_json(document.metadata)
                 encoded = document.text.encode()
@@ -129,13 +140,13 @@ class Ledger:
                     key = int(cursor.lastrowid or 0)
                 else:
                     key = row[0]
-                    dropped |= _remove_passages(connection, key)
+                    dropped |= remove_passages(connection, key)
                     connection.execute(
                         "UPDATE documents SET sha256 = ?, characters = ?, bytes = ?, updated = ?, expires = ?, "
                         "metadata = ?, metadata_sha256 = ?, text = ? WHERE key = ?",
                         (*values, key),
                     )
-                _insert_labels(connection, key, document.metadata)
+                insert_labels(connection, key, document.metadata)
                 self._insert_passages(connection, key, document, keep_text)
         self._remove_files(dropped)
 
@@ -143,7 +154,7 @@ class Ledger:
         """Replace a document's metadata; its passages get new keys, so that the index takes them in anew."""
         canonical = metadata_json(metadata)
         with self.database.write() as connection:
-            [key] = _document_keys(connection, [id])
+            [key] = document_keys(connection, [id])
             connection.execute(
                 "UPDATE documents SET metadata = ?, metadata_sha256 = ?, updated = ? WHERE key = ?",
                 (canonical, sha256(canonical.encode()).digest(), self.database.clock(), key),
@@ -151,12 +162,12 @@ class Ledger:
             if expires != "keep":
                 connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
             connection.execute("DELETE FROM labels WHERE document = ?", (key,))
-            _insert_labels(connection, key, metadata)
+            insert_labels(connection, key, metadata)
             (last,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'passages'").fetchone()
             old = [row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))]
             moves = [(last + number, passage) for number, passage in enumerate(old, 1)]
-            connection.execute(_FORGET_TEXTS, (key,))
-            _mark_stale(connection, key)
+            connection.execute(FORGET_TEXTS, (key,))
+            mark_stale(connection, key)
             connection.executemany(
                 "UPDATE passages SET key = ?, indexed = CASE WHEN indexed IS NOT NULL THEN 0 END WHERE key = ?",
                 moves,
@@ -174,19 +185,19 @@ class Ledger:
     def set_expiry(self, ids: Sequence[str], expires: float | None) -> None:
         """Say when documents expire, in seconds since 1970; None for never."""
         with self.database.write() as connection:
-            for key in _document_keys(connection, ids):
+            for key in document_keys(connection, ids):
                 connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents with all that belongs to them; their index entries count as stale from now on."""
         with self.database.write() as connection:
-            dropped = _remove_documents(connection, _document_keys(connection, ids)) | _remove_expired(connection)
+            dropped = remove_documents(connection, document_keys(connection, ids)) | remove_expired(connection)
         self._remove_files(dropped)
 
     def remove_expired(self) -> None:
         """Delete the documents whose time has come."""
         with self.database.write() as connection:
-            dropped = _remove_expired(connection)
+            dropped = remove_expired(connection)
         self._remove_files(dropped)
 
     def set_payloads(
@@ -204,13 +215,13 @@ class Ledger:
         """
         dropped = set[bytes]()
         with self.database.write() as connection:
-            if generation < _generation(connection):
+            if generation < current_generation(connection):
                 raise FingerprintMismatchError(REPLACED)
             if maker is not None:
                 check_maker(connection, maker)
             for key, payload in payloads:
                 if connection.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone():
-                    dropped |= _files(connection, "passage = ? AND generation = ?", (key, generation))
+                    dropped |= payload_files(connection, "passage = ? AND generation = ?", (key, generation))
                     self._insert_payload(connection, key, generation, payload)
         self._remove_files(dropped)
 
@@ -230,7 +241,7 @@ class Ledger:
             connection.execute("INSERT OR IGNORE INTO stale SELECT key FROM passages WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM vectors")
             connection.execute("UPDATE passages SET indexed = NULL")
-            _set_meta(connection, "encoder", encoder)
+            set_meta(connection, "encoder", encoder)
 
     def set_vectors(self, vectors: Sequence[tuple[int, Vector]]) -> None:
         """Keep the retrieval vectors of passages, by key; they count as not indexed."""
@@ -273,7 +284,7 @@ class Ledger:
         """Keep the vectors of memories, by passage key; those whose memory no longer counts are passed over."""
         kept = "SELECT 1 FROM payloads WHERE passage = ? AND generation = ?"
         with self.database.write() as connection:
-            if generation == _generation(connection):
+            if generation == current_generation(connection):
                 connection.executemany(
                     f"REPLACE INTO memory_vectors SELECT ?, 0, ? WHERE EXISTS ({kept})",
                     [(key, _vector_blob(vector), key, generation) for key, vector in vectors],
@@ -283,7 +294,7 @@ class Ledger:
         """Note that the index holds ``keys`` and no longer holds ``stale``, of which its files may keep traces."""
         with self.database.write() as connection:
             if stale:
-                _set_meta(connection, table.traces, True)
+                set_meta(connection, table.traces, True)
             done = [(key,) for key in keys]
             connection.executemany(f"UPDATE {table.flags} SET indexed = 1 WHERE {table.key} = ?", done)
             connection.executemany(f"DELETE FROM {table.stale} WHERE passage = ?", [(key,) for key in stale])
@@ -291,7 +302,7 @@ class Ledger:
     def mark_all_unindexed(self, table: VectorTable) -> None:
         """Note that the index is empty, and so are its files."""
         with self.database.write() as connection:
-            _set_meta(connection, table.traces, False)
+            set_meta(connection, table.traces, False)
             connection.execute(f"UPDATE {table.flags} SET indexed = 0 WHERE indexed IS NOT NULL")
             connection.execute(f"DELETE FROM {table.stale}")
 
@@ -318,7 +329,7 @@ class Ledger:
             if passage.vector is not None:
                 connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, _vector_blob(passage.vector)))
             if passage.payload is not None:
-                self._insert_payload(connection, key, _generation(connection), passage.payload)
+                self._insert_payload(connection, key, current_generation(connection), passage.payload)
             if keep_text:
                 text = stored.text[passage.start : passage.end]
                 connection.execute("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", (key, text))
@@ -337,105 +348,8 @@ class Ledger:
             return
         with self.database.write() as connection:
             for digest in digests:
-                if not _files(connection, "sha256 = ?", (digest,)):
+                if not payload_files(connection, "sha256 = ?", (digest,)):
                     self.files.remove(digest)
-
-
-def read_maker(connection: sqlite3.Connection) -> Any:
-    """What makes the memories of the next generation, or None."""
-    return _read_meta(connection, MAKER)
-
-
-def check_maker(connection: sqlite3.Connection, maker: dict[str, Any]) -> None:
-    """Refuse to mix the memories of two makers.
-
-    Raises:
-        FingerprintMismatchError: Another makes the next ones.
-    """
-    if read_maker(connection) != maker:
-        raise FingerprintMismatchError(
-            "another process makes the memories anew too, by another model; call recompress again when it has ended."
-        )
-
-
-def _read_meta(connection: sqlite3.Connection, key: str) -> Any:
-    row = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
-    return row and json.loads(row[0])
-
-
-def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
-    connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
-
-
-def _set_asset(connection: sqlite3.Connection, name: str, data: bytes) -> None:
-    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
-
-
-def _generation(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT generation FROM counters").fetchone()[0])
-
-
-def _document_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:
-    """Keys of the documents with these ids; one that another was faster to delete ends the transaction."""
-    rows = [connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone() for id in ids]
-    unknown = [id for id, row in zip(ids, rows, strict=True) if row is None]
-    if unknown:
-        raise InvalidInputError(f"unknown ids {unknown[:10]}; nothing was changed.")
-    return [row[0] for row in rows]
-
-
-def _remove_documents(connection: sqlite3.Connection, keys: Iterable[int]) -> set[bytes]:
-    """Take documents out of every table; returns the payload files they used."""
-    dropped = set[bytes]()
-    for key in keys:
-        dropped |= _remove_passages(connection, key)
-        connection.execute("DELETE FROM documents WHERE key = ?", (key,))
-    return dropped
-
-
-def _remove_expired(connection: sqlite3.Connection) -> set[bytes]:
-    rows = connection.execute("SELECT key FROM documents WHERE expires <= cmt_now()").fetchall()
-    return _remove_documents(connection, [row[0] for row in rows])
-
-
-_FORGET_TEXTS = (
-    "INSERT INTO lexicon (lexicon, rowid, text) SELECT 'delete', key, text FROM passage_texts "
-    "WHERE key IN (SELECT key FROM passages WHERE document = ?)"
-)
-
-
-def _mark_stale(connection: sqlite3.Connection, document: int) -> None:
-    own = "SELECT key FROM passages WHERE document = ?"
-    connection.execute(f"INSERT OR IGNORE INTO stale {own} AND indexed IS NOT NULL", (document,))
-    connection.execute(
-        f"INSERT OR IGNORE INTO stale_memory_vectors SELECT passage FROM memory_vectors WHERE passage IN ({own})",
-        (document,),
-    )
-
-
-def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes]:
-    """Take a document's passages out of every table; returns the payload files they used."""
-    own = "passage IN (SELECT key FROM passages WHERE document = ?)"
-    dropped = _files(connection, own, (document,))
-    connection.execute(_FORGET_TEXTS, (document,))
-    _mark_stale(connection, document)
-    for table in ("vectors", "payloads", "memory_vectors"):
-        connection.execute(f"DELETE FROM {table} WHERE {own}", (document,))
-    connection.execute("DELETE FROM passages WHERE document = ?", (document,))
-    connection.execute("DELETE FROM labels WHERE document = ?", (document,))
-    return dropped
-
-
-def _files(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> set[bytes]:
-    rows = connection.execute(f"SELECT sha256 FROM payloads WHERE data IS NULL AND {where}", values)
-    return {row[0] for row in rows}
-
-
-def _insert_labels(connection: sqlite3.Connection, document: int, metadata: dict[str, Any]) -> None:
-    connection.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?)",
-        [(document, key, label_value(value)) for key, value in metadata.items() if is_filterable(value)],
-    )
 
 
 def _byte_offsets(text: str, passages: Sequence[StoredPassage]) -> dict[int, int]:

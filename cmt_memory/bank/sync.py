@@ -57,11 +57,16 @@ class SyncedIndex:
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
             self._note_files(self._index.outline(), closed=False)
-            if not stale and not self._queries.count_vectors(self._table):
-                return
+            if not self._queries.count_vectors(self._table):
+                if stale and not self._folder_lock.shared:  # what comes next may have another dimension
+                    self._try_rebuild("all it held was dropped", self._rebuilds)
+                    return
+                if not stale:
+                    return
             rebuilds = self._rebuilds
             self.sync()
             if self._index.count() == self._queries.count_vectors(self._table):
+                self._tidy()
                 if (stale or waiting) and not self._folder_lock.shared and rebuilds == self._rebuilds:
                     logger.warning(
                         "an earlier process ended early: %d passages were added to the index and %d removed",
@@ -138,7 +143,7 @@ class SyncedIndex:
                         f"the index cannot be rebuilt: {error}. All is kept, and searches are exact until it can."
                     ) from error
                 self._ledger.mark_indexed(waiting, (), self._table)
-                self._note_files(self._index.outline(), closed=False)
+                self._tidy()
                 self._rebuilds += 1  # before the other: a search that began earlier is to see one of the two
                 self._behind = False
                 seconds = time.monotonic() - started
@@ -180,11 +185,12 @@ class SyncedIndex:
         with self._lock:
             if self._queries.meta(self._table.traces):
                 self.rebuild("its files kept what was deleted", level=logging.INFO)
-            else:
-                self._index.rest()  # what is compared is what the disk has
-                if self._queries.count_vectors(self._table) and any(self.compare()):
+            elif self._queries.count_vectors(self._table):
+                if not self._index.is_as_left(self._record):
+                    self.rebuild("its files are not as they were left")
+                elif any(self.compare()):
                     self.rebuild("it differed from the ledger")
-            self._index.rest()
+            self._index.tidy()
             self._note_files(self._index.outline(), closed=False)
 
     def compare(self) -> tuple[list[int], list[int], list[int]]:
@@ -228,6 +234,12 @@ class SyncedIndex:
         with self._lock, suppress(CMTError):
             self._behind = self._index.count() != self._queries.count_vectors(self._table)
         return not self._behind
+
+    def _tidy(self) -> None:
+        """Leave nothing in the files but what the index holds; where they cannot be written, at the next chance."""
+        with suppress(CMTError):
+            self._index.tidy()
+        self._note_files(self._index.outline(), closed=False)
 
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):

@@ -1,7 +1,8 @@
 """Blanks the places of an index that no vector has taken yet.
 
 Chroma's HNSW takes unwritten memory for a hundred vectors and writes it to its files as it finds it: with whatever the
-process had in it before, which may be a deleted document's vector or text.
+process had in it before, which may be a deleted document's vector or text. It does so when an index is made, and when
+one of less than a thousand vectors is opened.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ _BLOCK = 1024 * 1024
 
 
 def blank_vacant_places(folder: Path) -> None:
-    """Fill with zeros what no vector of a closed index uses; files of another form are left as they are.
+    """Fill with zeros what no vector of an index uses; files of another form are left as they are.
 
     Args:
-        folder: Folder of Chroma's, which must not have it open.
+        folder: Folder of Chroma's. It may have it open, but be doing nothing: it writes only while it is called, and
+            only the places that it takes.
 
     Raises:
         OSError: A file cannot be written.

@@ -72,6 +72,11 @@ def test_what_was_begun_can_be_given_up(bank: MemoryBank):
     following.put(memories(following.lacking()[:2], 70))
     following.abandon()
     following.abandon()
+    again = bank.next_memories()
+    again.begin(ONE)
+    again.put(memories(again.lacking()[:2], 70))
+    bank.set_meta("next_memories", None)  # as a kill in the middle leaves it
+    following.abandon()
     assert len(following.lacking()) == 4
     assert bank.next_memories().lacking() == following.lacking()
     assert bank.verify().ok

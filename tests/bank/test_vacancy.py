@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -20,16 +23,18 @@ def leave_remains(folder: Path) -> None:
     """Write into the last places of Chroma's files, as its unwritten memory would be."""
     for name in ("data_level0.bin", "length.bin"):
         [path] = folder.glob(f"*/{name}")
+        status = path.stat()
         with path.open("r+b") as file:
             file.seek(-len(REMAINS), 2)
             file.write(REMAINS)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def has_remains(folder: Path) -> bool:
     return any(REMAINS in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("end", ["compact", "close"])
+@pytest.mark.parametrize("end", ["compact", "close", "rebuild"])
 def test_nothing_is_left_after_compact_or_close(tmp_path: Path, end: str, warnings_seen: list[str]):
     bank = MemoryBank(tmp_path)
     bank.put([stored(f"d{n}", f"text {n}", seed=n) for n in range(5)])
@@ -39,6 +44,9 @@ def test_nothing_is_left_after_compact_or_close(tmp_path: Path, end: str, warnin
         bank.compact()
         assert not has_remains(tmp_path)
         bank.put([stored("d5", "text 5", seed=5)])
+    elif end == "rebuild":
+        bank._index.rebuild("the test asked for it", level=logging.INFO)  # type: ignore[union-attr]
+        assert not has_remains(tmp_path)
     bank.close()
     assert not has_remains(tmp_path)
     bank = MemoryBank(tmp_path)
@@ -48,13 +56,27 @@ def test_nothing_is_left_after_compact_or_close(tmp_path: Path, end: str, warnin
     bank.close()
 
 
+def test_a_killed_index_is_not_rebuilt_for_what_an_opening_wrote(tmp_path: Path, warnings_seen: list[str]):
+    """Chroma writes the files of a small index anew when it opens them."""
+    bank = MemoryBank(tmp_path / "a")
+    bank.put([stored(f"d{n}", f"text {n}", seed=n) for n in range(5)])
+    bank.close()
+    bank = MemoryBank(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "killed")
+    bank.close()
+    bank = MemoryBank(tmp_path / "killed")
+    assert len(bank.search_vectors(vector(3), 9)) == 5
+    bank.close()
+    assert not warnings_seen
+
+
 @pytest.mark.parametrize("size", [3, 1500])
 def test_every_entry_stays(tmp_path: Path, size: int):
     vectors = np.stack([vector(n) for n in range(size)])
     index = VectorIndex(tmp_path, "cmt-test")
     index.upsert(range(1, size + 1), vectors, [{"n": n} for n in range(size)])
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*.bin")}
-    index.rest()
+    index.tidy()
     after = {path: path.read_bytes() for path in before}
     assert {path: len(content) for path, content in after.items()} == {p: len(c) for p, c in before.items()}
     assert index.count() == size
