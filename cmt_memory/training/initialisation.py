@@ -9,20 +9,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 CONSTANT = 0.3
 """Initial value of embedding dimension 0, the same for every token: what a head scores positions by."""
+EMBEDDING = 0.05
+"""Standard deviation of initial embeddings: a state that equals one makes its token likely from the start."""
 SLOW = 0.006
 """Rotary frequencies below this, in radians a token, hardly turn over a document: contents are compared on them."""
 
 
 @torch.no_grad()
-def seed_copying(model: LlamaForCausalLM) -> None:
+def redraw(model: LlamaForCausalLM) -> None:
+    """Draw a Llama anew, wide enough that attention is not flat and embeddings can be told apart.
+
+    Every matrix of a layer gets a variance of one over its inputs; embeddings get ``EMBEDDING``.
+    """
+    model.model.embed_tokens.weight.normal_(0, EMBEDDING)
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.normal_(0, module.in_features**-0.5)
+
+
+@torch.no_grad()
+def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | None = None) -> None:
     """Write two look-back heads into layer 0 and two matching heads into layer 1 of a freshly initialised Llama.
 
     The heads of layer 0 find the token one and two positions earlier by their rotary phases alone and write a
     projection of it where no embedding reaches. One head of layer 1 looks for places that follow the current token,
     another for those that follow the last two; both write what stands there.
+
+    Args:
+        model: The LM.
+        readers: Heads by layer that shall write what they look at, wherever that comes to be.
 
     Raises:
         ValueError: If the model has fewer than two layers, two KV heads, or is too narrow.
@@ -45,8 +65,7 @@ def seed_copying(model: LlamaForCausalLM) -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    read = torch.zeros(size, width)
-    read[:, free:] = torch.linalg.qr(torch.randn(width - free, size)).Q.T
+    read = _projection(size, width, free)
     found = [torch.zeros(size, width) for _ in range(2)]
     for back, buffer in enumerate(found):
         buffer[:, 1 + back * size : 1 + (back + 1) * size] = torch.eye(size)
@@ -82,8 +101,24 @@ def seed_copying(model: LlamaForCausalLM) -> None:
         key.zero_()
         query[slow[: len(asked)]] = 3.0 * asked
         key[slow[: len(kept)]] = 3.0 * kept
-        _rows(second.v_proj.weight, group, size).copy_(read)
-        second.o_proj.weight[:, head * size : (head + 1) * size] = 0.2 * read.T
+        _write_out(second, head, size, read)
+
+    for layer, chosen in (readers or {}).items():
+        for head in chosen:
+            _write_out(attentions[layer], head, size, _projection(size, width, free))
+
+
+def _projection(size: int, width: int, free: int) -> Tensor:
+    """Return a random ``[size, width]`` projection with orthonormal rows that leaves out the first ``free`` inputs."""
+    projection = torch.zeros(size, width)
+    projection[:, free:] = torch.linalg.qr(torch.randn(width - free, size)).Q.T
+    return projection
+
+
+def _write_out(attention: LlamaAttention, head: int, size: int, read: Tensor) -> None:
+    """Let a head write, where it is, what it finds of an embedding where it looks."""
+    _rows(attention.v_proj.weight, head // attention.num_key_value_groups, size).copy_(read)
+    attention.o_proj.weight[:, head * size : (head + 1) * size] = 0.2 * read.T
 
 
 def _rows(weight: Tensor, head: int, size: int) -> Tensor:

@@ -34,6 +34,8 @@ _FORMS = (
     ("{} likes {}.", "What does {} like?"),
 )
 
+_SHORT = tuple(w for w in dict.fromkeys((*pools.THINGS, *pools.COLOURS, *composing.WORDS)) if len(w) <= 5)
+
 Squad = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
@@ -45,12 +47,15 @@ class Stage(BaseModel):
         facts: Fewest and most facts of a document.
         several: Share of episodes with two to four documents.
         squad: Share of episodes from SQuAD, where its file is given.
-        recall: Share of episodes that are bare ``key: value`` lists, from which copying is learned first.
+        recall: Share of episodes that are bare ``key: value`` lists, from which looking up is learned first.
+        plain: Share of those whose keys and values are short words, all said in one way.
+        gap: Most words between key and value in the others.
         composed: Share of fact episodes whose phrasings are put together from parts.
         unknown: Chance of a document's episode to hold a question it does not answer.
         asks: Questions asked about each fact.
         questions: Most questions of an episode.
         text_loss: Weight of the loss on document text beside that on answers.
+        batch_tokens: Tokens of a process's batch, where not the run's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,11 +65,14 @@ class Stage(BaseModel):
     several: float = Field(0.0, ge=0, le=1)
     squad: float = Field(0.0, ge=0, le=1)
     recall: float = Field(0.0, ge=0, le=1)
+    plain: float = Field(0.0, ge=0, le=1)
+    gap: int = Field(6, ge=0)
     composed: float = Field(0.3, ge=0, le=1)
     unknown: float = Field(0.3, ge=0, le=1)
     asks: int = Field(1, ge=1)
     questions: int = Field(12, ge=1)
     text_loss: float = Field(0.2, ge=0)
+    batch_tokens: int | None = Field(None, ge=64)
 
 
 def load_squad(path: str | None) -> Squad:
@@ -98,7 +106,7 @@ def tokenizer_texts(seed: int, squad: Squad) -> Iterator[str]:
         yield TAIL
         for question in document.questions:
             yield question.text
-            yield f" {question.answer}"
+            yield question.answer
     for context, _ in squad[::6]:
         yield context
 
@@ -119,25 +127,26 @@ def _episode(rng: random.Random, stage: Stage, squad: Squad) -> Episode:
 
 def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
     """Draw a list of pairs, sometimes said twice in two orders, and ask for every value by its key."""
+    plain = rng.random() < stage.plain
     keys: dict[str, str] = {}
     for _ in range(rng.randint(*stage.facts) + 1):
-        key = pools.draw(rng, "train", rng.choice(_KEYS))
-        keys[key] = pools.draw(rng, "train", rng.choice(_VALUES))
-    fixed = _form(rng) if rng.random() < 0.5 else None
+        key = rng.choice(_SHORT) if plain else pools.draw(rng, "train", rng.choice(_KEYS))
+        keys[key] = rng.choice(_SHORT) if plain else pools.draw(rng, "train", rng.choice(_VALUES))
+    fixed = rng.choice(_FORMS) if plain else _form(rng, stage.gap) if rng.random() < 0.5 else None
     gap = rng.choice(("\n", " ", "; "))
     pairs = list(keys.items())
-    said = pairs + (rng.sample(pairs, len(pairs)) if rng.random() < 0.2 else [])
-    text = gap.join((fixed or _form(rng))[0].format(*pair) for pair in said)
-    questions = [((fixed or _form(rng))[1].format(k), v) for k, v in rng.sample(pairs, len(pairs))]
+    said = pairs + (rng.sample(pairs, len(pairs)) if not plain and rng.random() < 0.2 else [])
+    text = gap.join((fixed or _form(rng, stage.gap))[0].format(*pair) for pair in said)
+    questions = [((fixed or _form(rng, stage.gap))[1].format(k), v) for k, v in rng.sample(pairs, len(pairs))]
     return Episode((text,), tuple(questions))
 
 
-def _form(rng: random.Random) -> tuple[str, str]:
+def _form(rng: random.Random, gap: int) -> tuple[str, str]:
     """Draw how a pair is said, a random number of random words around key and value, and how it is asked for."""
-    if rng.random() < 0.4:
+    if gap == 0 or rng.random() < 0.4:
         return rng.choice(_FORMS)
     before, between, after, *asked = (
-        " ".join(rng.choices(composing.WORDS, k=rng.randint(0, n))) for n in (3, 6, 2, 3, 3)
+        " ".join(rng.choices(composing.WORDS, k=rng.randint(0, n))) for n in (3, gap, 2, 3, 3)
     )
     order = ("{0}", "{1}") if rng.random() < 0.8 else ("{1}", "{0}")
     said = " ".join(part for part in (before, order[0], between, order[1], after) if part)

@@ -8,7 +8,7 @@ Rows stand one after the other without padding, and attention works through them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class Span:
         begin: First query.
         end: End of the queries.
         mask: ``[end - begin, end - begin]``, True where a query (row) sees a key (column) of the span itself.
+        readers: ``[R]`` queries, counted from ``begin``, that predict an answer token found in the documents.
+        places: ``[R, upto - shared]``, True where the token that a reader predicts stands as part of its answer.
     """
 
     shared: int
@@ -57,6 +59,8 @@ class Span:
     begin: int
     end: int
     mask: Tensor
+    readers: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Move the batch to a device."""
-        spans = tuple(Span(s.shared, s.upto, s.begin, s.end, s.mask.to(device)) for s in self.spans)
+        spans = tuple(
+            replace(s, mask=s.mask.to(device), readers=s.readers.to(device), places=s.places.to(device))
+            for s in self.spans
+        )
         ids, positions, answers, text, owner = (
             t.to(device) for t in (self.input_ids, self.position_ids, self.answers, self.text, self.owner)
         )
@@ -94,7 +101,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, episodes: Sequence[Episode]) -> l
     for episode in episodes:
         segments += [f"{text}\n\n" for text in episode.documents]
         for question, answer in episode.questions:
-            segments += [question, f" {answer}"]
+            segments += [question, answer]
     ids = iter(tokenizer(segments, add_special_tokens=False)["input_ids"]) if segments else iter([])
     tail = tokenizer(TAIL, add_special_tokens=False)["input_ids"]
     rows = []
@@ -125,22 +132,22 @@ def collate(rows: Sequence[Row]) -> Batch:
         owner += [-1] * length
         for begin in range(start, start + length, SPAN):
             end = min(begin + SPAN, start + length)
-            spans.append(Span(start, begin, begin, end, torch.ones(end - begin, end - begin, dtype=torch.bool).tril()))
-        sizes: list[int] = []
+            spans.append(_span(start, begin, begin, torch.ones(end - begin, end - begin, dtype=torch.bool).tril()))
+        asked_here: list[tuple[list[int], list[int]]] = []
         for prompt, answer in row.questions:
             size, before = len(prompt) + len(answer), len(prompt) - 1
-            if sizes and sum(sizes) + size > SPAN:
-                spans.append(_questions_span(start, length, len(ids), sizes))
-                sizes = []
-            sizes.append(size)
+            if asked_here and sum(len(p) + len(a) for p, a in asked_here) + size > SPAN:
+                spans.append(_questions_span(start, row.prefix, len(ids), asked_here))
+                asked_here = []
+            asked_here.append((prompt, answer))
             ids += prompt + answer
             positions += range(length, length + size)
             text += [IGNORE] * size
             answers += [IGNORE] * before + answer + [IGNORE]
             owner += [-1] * before + [asked] * len(answer) + [-1]
             asked += 1
-        if sizes:
-            spans.append(_questions_span(start, length, len(ids), sizes))
+        if asked_here:
+            spans.append(_questions_span(start, row.prefix, len(ids), asked_here))
     return Batch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
@@ -151,10 +158,26 @@ def collate(rows: Sequence[Row]) -> Batch:
     )
 
 
-def _questions_span(start: int, length: int, end: int, sizes: list[int]) -> Span:
-    """Span the questions of the given sizes that end at ``end``: each sees its documents and itself."""
-    blocks = [torch.ones(size, size, dtype=torch.bool).tril() for size in sizes]
-    return Span(start, start + length, end - sum(sizes), end, torch.block_diag(*blocks).bool())
+def _span(shared: int, upto: int, begin: int, mask: Tensor, places: dict[int, list[int]] | None = None) -> Span:
+    """Build a span; ``places`` gives for each reader where the token it predicts stands, counted from ``shared``."""
+    places = places or {}
+    found = torch.zeros(len(places), upto - shared, dtype=torch.bool)
+    for row, there in zip(found, places.values(), strict=True):
+        row[there] = True
+    return Span(shared, upto, begin, begin + len(mask), mask, torch.tensor(list(places), dtype=torch.long), found)
+
+
+def _questions_span(start: int, prefix: list[int], end: int, asked: list[tuple[list[int], list[int]]]) -> Span:
+    """Span the questions that end at ``end``: each sees its documents and itself."""
+    blocks, places, first = [], {}, 0
+    for prompt, answer in asked:
+        size, value = len(prompt) + len(answer), answer[:-1]
+        blocks.append(torch.ones(size, size, dtype=torch.bool).tril())
+        there = [i for i, token in enumerate(prefix) if token == value[0] and prefix[i : i + len(value)] == value]
+        if there:
+            places |= {first + len(prompt) - 1 + n: [i + n for i in there] for n in range(len(value))}
+        first += size
+    return _span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), places)
 
 
 def bucket(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -218,6 +241,37 @@ def _seen(states: Tensor, span: Span) -> Tensor:
     return torch.cat((states[:, span.shared : span.upto], own), 1) if span.upto > span.shared else own
 
 
+@dataclass(slots=True)
+class Pointing:
+    """How far some heads are from looking at what they have to read out.
+
+    Attributes:
+        heads: Query heads by layer.
+        losses: For each span and layer, the loss of every reader: minus the log of the attention it pays to its places.
+    """
+
+    heads: dict[int, tuple[int, ...]]
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, layer: int, query: Tensor, key: Tensor, spans: tuple[Span, ...], scaling: float) -> None:
+        """Measure the heads of a layer, whose queries and keys are ``[H, T, D]`` and ``[G, T, D]``."""
+        heads = self.heads.get(layer, ())
+        groups = [head * len(key) // len(query) for head in heads]
+        for span in spans if heads else ():
+            if not len(span.readers):
+                continue
+            asked = query[list(heads)][:, span.begin + span.readers].float() * scaling
+            scores = torch.bmm(asked, _seen(key[groups], span).float().transpose(1, 2))
+            hidden = ~span.mask[span.readers]
+            scores[:, :, span.upto - span.shared :].masked_fill_(hidden, -1e4)
+            there = scores[:, :, : span.upto - span.shared].masked_fill(~span.places, -1e4)
+            self.losses.append((scores.logsumexp(-1) - there.logsumexp(-1)).flatten())
+
+    def mean(self) -> Tensor:
+        """Return the mean loss of all readers."""
+        return torch.cat(self.losses).mean() if self.losses else torch.zeros(())
+
+
 def span_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -226,6 +280,7 @@ def span_attention(
     attention_mask: Tensor | None,
     spans: tuple[Span, ...],
     scaling: float = 1.0,
+    pointing: Pointing | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend span by span: on a CPU less than half the time of whole matrices with a mask.
@@ -238,13 +293,16 @@ def span_attention(
         attention_mask: Not used.
         spans: What attends to what.
         scaling: Factor of the scores.
+        pointing: Heads to measure on the way.
 
     Returns:
         ``[1, T, H, D]`` and no weights.
     """
     with torch.autocast(query.device.type, enabled=False):
-        heads = (states[0].to(value.dtype).contiguous() for states in (query, key, value))
+        heads = [states[0].to(value.dtype).contiguous() for states in (query, key, value)]
         mixed = _SpanAttention.apply(*heads, spans, scaling)  # type: ignore[no-untyped-call]
+        if pointing is not None:
+            pointing.add(int(module.layer_idx), *heads[:2], spans, scaling)  # type: ignore[arg-type]
     return mixed.transpose(0, 1)[None].contiguous(), None
 
 

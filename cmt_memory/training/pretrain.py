@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cmt_memory.training import mixture
-from cmt_memory.training.initialisation import seed_copying
-from cmt_memory.training.packing import IGNORE, Batch, bucket, collate, encode
+from cmt_memory.training.initialisation import redraw, seed_copying
+from cmt_memory.training.packing import IGNORE, Batch, Pointing, bucket, collate, encode
 from cmt_memory.training.team import Shared, views
 from cmt_memory.training.tokenizer import train_tokenizer
 
@@ -60,6 +60,8 @@ class PretrainConfig(_Strict):
     seed: int = 0
     model: ModelShape = ModelShape()
     seed_copying: bool = False
+    pointing: dict[int, tuple[int, ...]] = {}
+    pointing_loss: float = Field(0.5, ge=0)
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)
@@ -74,6 +76,16 @@ class PretrainConfig(_Strict):
     eval_every: int = 250
     eval_documents: int = 40
     checkpoint_every: int = 200
+
+    @model_validator(mode="after")
+    def _pointing_exists(self) -> PretrainConfig:
+        for layer, heads in self.pointing.items():
+            if not 0 <= layer < self.model.layers:
+                raise ValueError(f"pointing names layer {layer}; the model has layers 0 to {self.model.layers - 1}.")
+            for head in heads:
+                if not 0 <= head < self.model.heads:
+                    raise ValueError(f"pointing names head {head}; a layer has heads 0 to {self.model.heads - 1}.")
+        return self
 
 
 def read_config(path: Path) -> PretrainConfig:
@@ -103,10 +115,14 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaF
     return LlamaForCausalLM(config)
 
 
-def losses(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def losses(model: LlamaForCausalLM, batch: Batch, pointing: Pointing | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean loss on answers, that on every fourth document token, and which answer tokens are right."""
     hidden = model.model(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, spans=batch.spans, use_cache=False
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        spans=batch.spans,
+        pointing=pointing,
+        use_cache=False,
     )[0]
     at = batch.answers != IGNORE
     answer_logits = model.lm_head(hidden[at]).float()
@@ -125,7 +141,7 @@ def exact_match(model: LlamaForCausalLM, batches: list[Batch]) -> list[bool]:
     for batch in batches:
         *_, correct = losses(model, batch)
         owner = batch.owner[batch.answers != IGNORE]
-        wrong = torch.zeros(int(owner.max()) + 1, dtype=torch.long).index_add_(0, owner, (~correct).long())
+        wrong = owner.new_zeros(int(owner.max()) + 1).index_add_(0, owner, (~correct).long())
         right += (wrong == 0).tolist()
     return right
 
@@ -149,8 +165,9 @@ class Pretraining:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.workers = config.workers if self.device.type == "cpu" else 1
         self.model = build_model(config.model, self.tokenizer)
+        redraw(self.model)
         if config.seed_copying:
-            seed_copying(self.model)
+            seed_copying(self.model, config.pointing)
         torch.nn.Module.to(self.model, self.device)
         self.model.set_attn_implementation("spans")
         self.parameters = list(self.model.parameters())
@@ -164,6 +181,9 @@ class Pretraining:
             if rank == 0:
                 view.copy_(parameter.data)
             parameter.data = view
+        of_each = zip(*(views(gradient, self.parameters) for gradient in self.shared.gradients), strict=True)
+        mine = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        self.owned = [(p, parts) for p, parts in zip(self.parameters, of_each, strict=True) if id(p) in mine]
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Make the optimizers of the parameters that this process owns."""
@@ -214,9 +234,10 @@ class Pretraining:
         """Yield this process's batches from where the run stands, the same ones after a resume."""
         while True:
             rng = random.Random(f"{self.config.seed}/{self.rank}/{self.place['pool']}")
-            episodes = mixture.sample_episodes(rng, self._pool_stage(), 256, self.squad)
-            rows = [row for row in encode(self.tokenizer, episodes) if len(row) <= self.config.batch_tokens]
-            groups = bucket(rows, self.config.batch_tokens)
+            stage = self._pool_stage()
+            tokens = stage.batch_tokens or self.config.batch_tokens
+            episodes = mixture.sample_episodes(rng, stage, 256, self.squad)
+            groups = bucket([row for row in encode(self.tokenizer, episodes) if len(row) <= tokens], tokens)
             while self.place["offset"] < len(groups):
                 group = groups[self.place["offset"]]
                 self.place["offset"] += 1
@@ -257,7 +278,7 @@ class Pretraining:
     def _train(self, max_steps: int | None) -> None:
         config, started, cpu = self.config, time.monotonic(), time.process_time()
         wall0, cpu0 = self.state["wall_s"], self.state["cpu_s"]
-        window: list[tuple[float, float]] = []
+        window: list[tuple[float, float, float]] = []
         stop = None if max_steps is None else self.state["step"] + max_steps
         stream = self.batches()
         while self.state["tokens"] < self.budget and self.state["step"] != stop:
@@ -266,9 +287,8 @@ class Pretraining:
             self.state["cpu_s"] = cpu0 + (time.process_time() - cpu) * self.workers
             step = self.state["step"]
             if step % config.log_every == 0:
-                self._log(
-                    answer_loss=_mean(a for a, _ in window), text_loss=_mean(t for _, t in window), rate=self._rate()
-                )
+                answer, text, pointing = (_mean(values) for values in zip(*window, strict=True))
+                self._log(answer_loss=answer, text_loss=text, pointing_loss=pointing, rate=self._rate())
                 window = []
             if step % config.eval_every == 0 and self.rank == 0:
                 self._log(**self.evaluate())
@@ -276,29 +296,27 @@ class Pretraining:
                 self.save()
         self.save()
 
-    def step(self, batch: Batch) -> tuple[float, float]:
+    def step(self, batch: Batch) -> tuple[float, float, float]:
         """Take one optimiser step on the mean gradient of this process's batch and the others'.
 
         Returns:
-            Mean loss on answers and on text.
+            Mean loss on answers, on text and of the pointing heads.
         """
         shared, rate = self.shared, self._rate()
         self.model.train()
-        answer, text, gradients = self._gradients(batch)
+        parts, gradients = self._gradients(batch)
         torch.cat([g.flatten() for g in gradients], out=shared.gradients[self.rank])
-        shared.figures[self.rank, :3] = torch.tensor([batch.input_ids.shape[1], answer, text], dtype=torch.float64)
+        shared.figures[self.rank, 1:] = torch.tensor([batch.input_ids.shape[1], *parts], dtype=torch.float64)
         shared.meet()
-        of_each = [views(gradient, self.parameters) for gradient in shared.gradients]
-        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        owned = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
-        for parameter in owned:
-            parts = [of_one[place[id(parameter)]] for of_one in of_each]
-            parameter.grad = sum(parts[1:], parts[0].clone()).div_(len(parts))
-        shared.figures[self.rank, 3] = sum(float(p.grad.square().sum()) for p in owned if p.grad is not None)
+        squares = 0.0
+        for parameter, (first, *others) in self.owned:
+            parameter.grad = sum(others, first.clone()).div_(self.workers)
+            squares += float(parameter.grad.square().sum())
+        shared.figures[self.rank, 0] = squares
         shared.meet()
         figures = shared.figures.clone()
-        clip = min(1.0, 1.0 / (float(figures[:, 3].sum().sqrt()) + 1e-6))
-        for parameter in owned:
+        clip = min(1.0, 1.0 / (float(figures[:, 0].sum().sqrt()) + 1e-6))
+        for parameter, _ in self.owned:
             if parameter.grad is not None:
                 parameter.grad.mul_(clip)
         for optimizer in self.optimizers:
@@ -307,16 +325,20 @@ class Pretraining:
                 group["lr"] = base * rate
             optimizer.step()
         self.state["step"] += 1
-        self.state["tokens"] += int(figures[:, 0].sum())
+        self.state["tokens"] += int(figures[:, 1].sum())
         shared.meet()
-        return float(figures[:, 1].mean()), float(figures[:, 2].mean())
+        answer, text, pointed = figures[:, 2:].mean(0).tolist()
+        return answer, text, pointed
 
-    def _gradients(self, batch: Batch) -> tuple[float, float, tuple[Tensor, ...]]:
+    def _gradients(self, batch: Batch) -> tuple[tuple[float, float, float], tuple[Tensor, ...]]:
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            answer, text, _ = losses(self.model, batch)
-            total = answer + self._stage().text_loss * text
-        return float(answer.detach()), float(text.detach()), torch.autograd.grad(total, self.parameters)
+            pointing = Pointing(self.config.pointing)
+            answer, text, _ = losses(self.model, batch, pointing)
+            pointed = pointing.mean()
+            total = answer + self._stage().text_loss * text + self.config.pointing_loss * pointed
+        parts = float(answer.detach()), float(text.detach()), float(pointed.detach())
+        return parts, torch.autograd.grad(total, self.parameters)
 
     def evaluate(self) -> dict[str, Any]:
         """Measure exact match from the text for each gate, and by kind for held-out names."""

@@ -27,7 +27,7 @@ class Shared:
     Attributes:
         weights: ``[P]`` all parameters, one after the other.
         gradients: ``[W, P]`` those of each process.
-        figures: ``[W, 4]`` tokens, loss on answers, loss on text, and squared norm of the owned gradient.
+        figures: ``[W, 5]`` squared norm of the owned gradient, tokens, losses on answers, on text and of pointing.
         barrier: Where they meet; ``None`` for a single process.
     """
 
@@ -41,7 +41,7 @@ class Shared:
         """Allocate for ``workers`` processes; several need the CPU."""
         weights = torch.zeros(parameters, device=device)
         gradients = torch.zeros(workers, parameters, device=device)
-        figures = torch.zeros(workers, 4, dtype=torch.float64)
+        figures = torch.zeros(workers, 5, dtype=torch.float64)
         if workers == 1:
             return Shared(weights, gradients, figures, None)
         for tensor in (weights, gradients, figures):

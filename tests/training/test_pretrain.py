@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cmt_memory.training import mixture
-from cmt_memory.training.initialisation import seed_copying
-from cmt_memory.training.packing import TAIL, Episode, collate, encode
+from cmt_memory.training.initialisation import redraw, seed_copying
+from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, encode
 from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
 from cmt_memory.training.tokenizer import train_tokenizer
 
@@ -85,7 +85,47 @@ def test_prompt_is_segments_joined(tokenizer):
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     assert row.prefix == [tokenizer.bos_token_id, *ids("Alice.\n\n"), *ids("Bob.\n\n")]
-    assert row.questions == [(ids("Who?") + ids(TAIL), [*ids(" Bob"), tokenizer.eos_token_id])]
+    assert row.questions == [(ids("Who?") + ids(TAIL), [*ids("Bob"), tokenizer.eos_token_id])]
+
+
+def test_an_answer_is_spelled_as_in_a_document(tokenizer):
+    (row,) = encode(tokenizer, [Episode(("Alice lives in Porto.",), (("Where?", "Porto"),))])
+    answer = row.questions[0][1][:-1]
+    assert any(row.prefix[i : i + len(answer)] == answer for i in range(len(row.prefix)))
+
+
+def test_readers_know_where_their_token_stands(tokenizer):
+    documents = ("Bob. Alice lives in Porto.", "Bob lives in Bonn. Porto.")
+    asked = (("Where?", "Porto"), ("Who?", "nobody"), ("Who?", "Bob"))
+    (row,) = encode(tokenizer, [Episode(documents, asked)])
+    batch = collate([row])
+    (span,) = [s for s in batch.spans if len(s.readers)]
+    for reader, places in zip(span.readers, span.places, strict=True):
+        predicted = int(batch.answers[0, span.begin + reader])
+        assert [row.prefix[place] for place in places.nonzero().flatten()] == [predicted] * int(places.sum())
+    answers = [answer[:-1] for _, answer in row.questions]
+    assert [int(p.sum()) for p in span.places] == [2] * (len(answers[0]) + len(answers[2]))
+
+
+def test_pointing_is_the_attention_paid_to_the_answer(tmp_path):
+    run = Pretraining(CONFIG, tmp_path)
+    documents, question = ("Alice lives in Porto.", "The code is 4471."), ("What is the code?", "4471")
+    (row,) = encode(run.tokenizer, [Episode(documents, (question,))])
+    batch, pointing = collate([row]), Pointing({1: (0, 1)})
+    losses(run.model, batch, pointing)
+    run.model.set_attn_implementation("eager")
+    prompt, answer = row.questions[0]
+    attention = run.model(torch.tensor([row.prefix + prompt + answer]), output_attentions=True).attentions[1][0]
+    start = next(i for i in range(len(row.prefix)) if row.prefix[i : i + len(answer) - 1] == answer[:-1])
+    before = len(row.prefix) + len(prompt) - 1
+    paid = torch.stack([attention[:, before + n, start + n] for n in range(len(answer) - 1)], 1)
+    assert torch.allclose(torch.cat(pointing.losses), -paid.log().flatten(), atol=1e-4)
+
+
+def test_pointing_needs_heads_that_exist():
+    for heads, message in ({2: (0,)}, "layer 2"), ({1: (2,)}, "head 2"):
+        with pytest.raises(ValidationError, match=message):
+            PretrainConfig(**CONFIG.model_dump() | {"pointing": heads})
 
 
 def test_exact_match_counts_whole_answers(tmp_path):
@@ -153,6 +193,27 @@ def test_recall_episodes_ask_for_every_value():
         assert all(answer in episode.documents[0] for _, answer in episode.questions)
 
 
+def test_plain_pairs_are_short_words_said_in_one_way():
+    stage = mixture.Stage(tokens=1, facts=(3, 6), recall=1.0, plain=1.0)
+    for episode in mixture.sample_episodes(random.Random(0), stage, 30, ()):
+        assert any(_said_by(form, episode) for form in mixture._FORMS)
+        assert all(len(answer) <= 5 for _, answer in episode.questions)
+
+
+def _said_by(form, episode):
+    before, after = form[1].split("{}")
+    keys = [(question.removeprefix(before).removesuffix(after), value) for question, value in episode.questions]
+    return all(f"{before}{k}{after}" == q for (k, _), (q, _) in zip(keys, episode.questions, strict=True)) and all(
+        form[0].format(*pair) in episode.documents[0] for pair in keys
+    )
+
+
+def test_without_a_gap_pairs_are_said_in_the_listed_forms():
+    forms = {mixture._form(random.Random(seed), 0) for seed in range(200)}
+    assert forms == set(mixture._FORMS)
+    assert len({mixture._form(random.Random(seed), 2) for seed in range(200)}) > len(forms)
+
+
 def test_gates_are_drawn_from_the_evaluation_pools():
     gates = mixture.gates(2)
     assert set(gates) == {"seen", "names", "phrasings", "one_of_four", "unanswerable"}
@@ -192,6 +253,10 @@ def test_seeded_copying_repeats_what_it_has_seen():
     assert right() < 0.05
     seed_copying(model)
     assert right() > 0.8
+    redraw(model)
+    assert right() < 0.05
+    seed_copying(model)
+    assert right() > 0.3
 
 
 def test_a_model_too_small_to_copy_is_refused(tmp_path):
