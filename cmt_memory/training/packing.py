@@ -169,7 +169,9 @@ def _span(shared: int, upto: int, begin: int, mask: Tensor, places: dict[int, li
 
 def _questions_span(start: int, prefix: list[int], end: int, asked: list[tuple[list[int], list[int]]]) -> Span:
     """Span the questions that end at ``end``: each sees its documents and itself."""
-    blocks, places, first = [], {}, 0
+    blocks: list[Tensor] = []
+    places: dict[int, list[int]] = {}
+    first = 0
     for prompt, answer in asked:
         size, value = len(prompt) + len(answer), answer[:-1]
         blocks.append(torch.ones(size, size, dtype=torch.bool).tril())
@@ -299,10 +301,10 @@ def span_attention(
         ``[1, T, H, D]`` and no weights.
     """
     with torch.autocast(query.device.type, enabled=False):
-        heads = [states[0].to(value.dtype).contiguous() for states in (query, key, value)]
-        mixed = _SpanAttention.apply(*heads, spans, scaling)  # type: ignore[no-untyped-call]
+        asked, seen, read = (states[0].to(value.dtype).contiguous() for states in (query, key, value))
+        mixed = _SpanAttention.apply(asked, seen, read, spans, scaling)  # type: ignore[no-untyped-call]
         if pointing is not None:
-            pointing.add(int(module.layer_idx), *heads[:2], spans, scaling)  # type: ignore[arg-type]
+            pointing.add(module.layer_idx, asked, seen, spans, scaling)  # type: ignore[arg-type]
     return mixed.transpose(0, 1)[None].contiguous(), None
 
 
