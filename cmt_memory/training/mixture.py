@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,21 @@ from cmt_memory.training.facts.pools import Split
 from cmt_memory.training.facts.rendering import Phrasings
 from cmt_memory.training.packing import TAIL, Episode
 
-_KEYS = (pools.made_name, pools.surname, pools.city, pools.code, lambda r: f"{pools.made_name(r)} {pools.surname(r)}")
+
+def _letters(rng: random.Random) -> str:
+    """Return random letters, so that every token of the vocabulary comes to be copied."""
+    text = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 9)))
+    return text.capitalize() if rng.random() < 0.5 else text
+
+
+_KEYS = (
+    _letters,
+    pools.made_name,
+    pools.surname,
+    pools.city,
+    pools.code,
+    lambda r: f"{pools.made_name(r)} {pools.surname(r)}",
+)
 _VALUES = (*_KEYS, pools.code, pools.password, pools.phone, pools.price, pools.clock, pools.date, pools.address)
 
 _FORMS = (

@@ -256,7 +256,7 @@ class FactWorld:
     def _style_question(self, text: str) -> str:
         roll = self.rng.random()
         if roll < 0.05:
-            return text.lower()
+            return text[:1].lower() + text[1:]
         if roll < 0.1:
             return capitalise(text).rstrip("?.")
         return capitalise(text)
