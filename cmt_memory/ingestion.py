@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Literal
 
 from cmt_memory.bank.bank import MemoryBank
@@ -94,8 +95,11 @@ class Ingestion:
         if on_progress is not None and (kept or renamed):
             on_progress([str(document.id) for document in kept + renamed])
         total = sum(passage.n_tokens for _, passages in todo for passage in passages)
-        with Progress("Compressing", total, unit="tokens", show=show_progress) as bar:
-            for batch in self._kept(todo, expires):
+        with (
+            Progress("Compressing", total, unit="tokens", show=show_progress) as bar,
+            closing(self._kept(todo, expires)) as commits,
+        ):
+            for batch in commits:
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
                 if on_progress is not None:
                     on_progress([str(document.id) for document, _ in batch])
@@ -104,17 +108,19 @@ class Ingestion:
         found = split_passages(document.text, self._model.lm.tokenizer, self.passage_tokens, self.passage_overlap)
         return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
 
-    def _kept(self, todo: Batch, expires: float | None) -> Iterator[Batch]:
+    def _kept(self, todo: Batch, expires: float | None) -> Generator[Batch, None, None]:
         """Keep documents a commit at a time and yield each when it is on disk, while the LM is at the next."""
         with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-commit") as writer:
             under_way: tuple[Future[None], Batch] | None = None
             for batch in self._commits(todo):
                 if not self.lazy:
                     self._compress(batch)
-                if under_way is not None:
-                    under_way[0].result()
-                    yield under_way[1]
+                before = under_way
+                if before is not None:
+                    before[0].result()
                 under_way = writer.submit(self._commit, batch, expires), batch
+                if before is not None:
+                    yield before[1]
             if under_way is not None:
                 under_way[0].result()
                 yield under_way[1]
