@@ -21,12 +21,15 @@ import torch
 from lm_facts import Case, fact_cases
 
 from cmt_memory import CMTGenerator, CMTModel
+from cmt_memory.bank.codec import SlotDtype, decode_memory, encode_memory
 from cmt_memory.model import Memory
 
 BATCH = 16
 SETTINGS: list[dict[str, Any]] = [
     {"ratio": 1, "latent": "full"},
     {"ratio": 1, "latent": 256},
+    {"ratio": 1, "latent": 256, "slot_dtype": "float16"},
+    {"ratio": 1, "latent": 256, "slot_dtype": "int8"},
     {"ratio": 1, "latent": 128},
     {"ratio": 2, "compressor": "pooled", "latent": "full"},
     {"ratio": 2, "compressor": "kept", "latent": "full"},
@@ -57,10 +60,11 @@ def right_answers(
     return right
 
 
-def compressed(model: CMTModel, cases: Sequence[Case]) -> list[list[Memory]]:
-    """Memories of each case's documents; a document that several cases share is compressed once."""
+def compressed(model: CMTModel, cases: Sequence[Case], slot_dtype: SlotDtype = "native") -> list[list[Memory]]:
+    """Memories of each case's documents as a store keeps them; a document of several cases is compressed once."""
     distinct = list(dict.fromkeys(text for case in cases for text in case.documents))
-    memories = dict(zip(distinct, model.compress(distinct), strict=True))
+    kept = [encode_memory(m.slots, m.positions, m.n_tokens, slot_dtype) for m in model.compress(distinct)]
+    memories = dict(zip(distinct, map(decode_memory, kept), strict=True))
     return [[memories[text] for text in case.documents] for case in cases]
 
 
@@ -97,8 +101,9 @@ def main() -> None:
             {"arm": "none", **compare(none, text, none)},
         ]
         for setting in SETTINGS:
-            model = CMTModel.from_llm(base.lm.model, tokenizer=base.lm.tokenizer, **setting)
-            memories = compressed(model, cases)
+            shape = {name: value for name, value in setting.items() if name != "slot_dtype"}
+            model = CMTModel.from_llm(base.lm.model, tokenizer=base.lm.tokenizer, **shape)
+            memories = compressed(model, cases, setting.get("slot_dtype", "native"))
             rows.append(setting | {"arm": "memory", **compare(right_answers(model, cases, memories), text, none)})
             if setting == SETTINGS[0]:
                 shuffled = memories[8:] + memories[:8]

@@ -60,7 +60,7 @@ def soak(kills: int, first_seed: int) -> dict[str, Any]:
                     failures.append({"seed": seed, "kill": number, "error": traceback.format_exc()})
                     break
         phases += series.phases
-        for name in ("acknowledged", "repairs", "rebuilds", "checks"):
+        for name in ("acknowledged", "repairs", "rebuilds", "checks", "resumed"):
             totals[name] += getattr(series, name)
     return {
         "kills": kills,
@@ -69,6 +69,7 @@ def soak(kills: int, first_seed: int) -> dict[str, Any]:
         "documents_checked": totals["checks"],
         "openings_that_repaired": totals["repairs"],
         "of_these_rebuilds": totals["rebuilds"],
+        "interrupted_recompressions_finished": totals["resumed"],
         "failures": failures,
         "seeds": seeds,
         "kills_per_store": KILLS_PER_STORE,

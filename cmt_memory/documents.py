@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from cmt_memory.errors import InvalidInputError
 
+LONGEST_TTL = 10_000_000_000
+"""Seconds, about 300 years: the longest time to live of a document."""
 _MAX_DEPTH = 64
 _TEXT_KEYS = ("text", "page_content", "content")
 
@@ -47,7 +49,8 @@ class MemoryHit:
         score: Relevance in [0, 1]: ``(1 + cosine) / 2``, or without an encoder the share of the
             question's idf weight that the passage contains.
         scores: Raw value of each channel that found the passage: ``dense`` is the cosine (given for every
-            hit where there is an encoder), ``bm25`` the BM25 value.
+            hit where there is an encoder), ``bm25`` the BM25 value, ``memory`` the cosine of the memories' own
+            vectors.
         text: The passage; empty in a store that keeps no text.
         metadata: The document's metadata.
     """

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-
+from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.documents import Answer, Document, MemoryHit, coerce_documents
+from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
-from cmt_memory.ingestion import Ingestion, OnProgress
-from cmt_memory.model.config import CMTConfig
-from cmt_memory.model.loading import bundled
-from cmt_memory.model.memory import Memory
+from cmt_memory.ingestion import OnProgress
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.retrieval.encoders import NO_ENCODER, Encoder, resolve_encoder
+from cmt_memory.opening import load_model, settle_encoder, settle_model
+from cmt_memory.recompression import recompress
 from cmt_memory.retrieval.selector import HybridSelector, check_k
+from cmt_memory.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,10 +31,11 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore:
+class CMTMemoryStore(Upkeep, AsyncTwins):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
-    A folder that keeps every document's text, retrieval vector and memory. It is a context manager.
+    A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method has
+    an async twin, `a` + its name, that never blocks the event loop.
 
     Args:
         path: the store's folder; made if missing.
@@ -53,12 +46,17 @@ class CMTMemoryStore:
         client: a Chroma client that holds the index in place of the folder, for several processes.
         read_only: read beside a process that writes.
         keep_text: keep the texts; without them there is no `mode="text"`, no BM25 and no recompressing.
-        channels: how to search: `"dense"`, `"bm25"` or both.
+        channels: how to search: any of `"dense"`, `"bm25"` and `"memory"`. The last compares the question's own
+            memory with those of the passages; it costs an LM pass for each question and a vector of `latent` numbers
+            for each passage, twice (`stats` shows the bytes).
         passage_tokens: the longest passage that becomes one memory, in the LM's tokens; at most half of its
             positions.
         passage_overlap: tokens that neighbouring passages share.
         slot_dtype: `"int8"`, `"float16"` or `"native"`; lossless memories (ratio 1, `latent="full"`) are always kept
             in the LM's own dtype.
+        lazy: keep new documents searchable at once but uncompressed, until they are first used for an answer or
+            `compress_pending` is called; answers are the same. Needs `keep_text`.
+        clock: what tells the time for `ttl`, in seconds since 1970.
 
     Raises:
         StoreLockedError: another process has the store open for writing.
@@ -85,29 +83,72 @@ class CMTMemoryStore:
         passage_tokens: int = 512,
         passage_overlap: int = 64,
         slot_dtype: Literal["int8", "float16", "native"] = "int8",
+        lazy: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not str(path):
             raise InvalidInputError(f"path must name the store's folder, not {path!r}.")
         self.path = Path(path)
-        self._add_lock = threading.Lock()
+        self._clock = clock
         given = model if isinstance(model, CMTModel) else load_model(model)
-        self.bank = MemoryBank(path, read_only=read_only, keep_text=keep_text, client=client)
+        own_vectors = not isinstance(channels, str) and "memory" in channels
+        bank = MemoryBank(
+            path, read_only=read_only, keep_text=keep_text, client=client, clock=clock, memory_index=own_vectors
+        )
         try:
-            self.model = self._settle_model(given)
-            self.encoder = self._settle_encoder(encoder)
-            self._ingestion = Ingestion(
-                self.bank,
-                self.model,
-                self.encoder,
-                passage_tokens=passage_tokens,
-                passage_overlap=passage_overlap,
-                slot_dtype=slot_dtype,
+            settings = {
+                "passage_tokens": passage_tokens,
+                "passage_overlap": passage_overlap,
+                "slot_dtype": slot_dtype,
+                "lazy": lazy,
+                "index_memories": own_vectors,
+            }
+            super().__init__(bank, settle_model(bank, given), settle_encoder(bank, encoder), settings)
+            self.selector = HybridSelector(
+                self.bank, self.encoder, channels=tuple(channels), compress=self._pooled_question
             )
-            self.selector = HybridSelector(self.bank, self.encoder, channels=tuple(channels))
-            self.generator = CMTGenerator(self.model, source=self)
+            if lazy and not self.bank.keep_text:
+                raise InvalidInputError(
+                    "lazy=True compresses from the kept text, so it does not go with keep_text=False."
+                )
         except BaseException:
-            self.bank.close()
+            bank.close()
             raise
+
+    @classmethod
+    def open_recompressed(
+        cls,
+        path: str | os.PathLike[str],
+        model: str | CMTModel,
+        *,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> CMTMemoryStore:
+        """Make the memories of a store anew by another model and open it with that, as `recompress` does.
+
+        The model of before need not be there any more.
+
+        Args:
+            path: the store's folder.
+            model: the other model.
+            show_progress: draw a progress bar.
+            on_progress: called after each commit with the ids of its documents.
+            options: of the store, such as `slot_dtype` and `encoder`.
+
+        Raises:
+            InvalidInputError: there is no store, or it keeps no text.
+            StoreLockedError: the store is open for writing.
+        """
+        given = model if isinstance(model, CMTModel) else load_model(model)
+        MemoryBank(path, read_only=True).close()
+        bank = MemoryBank(path, client=options.get("client"))
+        try:
+            settings = {name: options[name] for name in ("slot_dtype",) if name in options}
+            recompress(bank, given, settings=settings, show_progress=show_progress, on_progress=on_progress)
+        finally:
+            bank.close()
+        return cls(path, given, **options)
 
     # -- documents ---------------------------------------------------------------------------------------------
 
@@ -119,6 +160,7 @@ class CMTMemoryStore:
         ids: Sequence[str | None] | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
+        ttl: float | None = None,
     ) -> list[str]:
         """Compress documents and keep them; what is there already costs no LM pass.
 
@@ -132,6 +174,9 @@ class CMTMemoryStore:
             ids: ids for each document, in place of its own.
             show_progress: draw a progress bar.
             on_progress: called with the ids of each commit.
+            ttl: seconds after which these documents are gone, counted from now; they are not found from then on, and
+                the next write, opening or `compact` removes them from the disk. Adding a document again sets it
+                anew; None keeps it until it is deleted.
 
         Returns:
             One id a document, in order.
@@ -143,9 +188,54 @@ class CMTMemoryStore:
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
         self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
+        expires = self._expires(ttl)
         with self._add_lock:
-            self._ingestion.add(coerced.documents, show_progress=show_progress, on_progress=on_progress)
+            self._ingestion.add(
+                coerced.documents, expires=expires, show_progress=show_progress, on_progress=on_progress
+            )
         return coerced.ids
+
+    def update(
+        self,
+        id: str,
+        *,
+        text: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        ttl: float | Literal["keep"] | None = "keep",
+    ) -> None:
+        """Change a document; what is not given stays as it is. Only another text costs an LM pass.
+
+        Args:
+            id: the document.
+            text: in place of its text.
+            metadata: in place of all its metadata.
+            ttl: seconds after which it is gone, counted from now; None to keep it until it is deleted.
+
+        Raises:
+            InvalidInputError: the id is unknown, or a value cannot be used; nothing was changed.
+        """
+        found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
+        if found is None:
+            raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
+        expires = found.expires if ttl == "keep" else self._expires(ttl)
+        given = {"text": "-" if text is None else text, "metadata": found.metadata if metadata is None else metadata}
+        [document] = coerce_documents([given], ids=[id]).documents
+        with self._add_lock:
+            if text is not None:
+                self._ingestion.add([document], expires=expires, show_progress=False, on_progress=None)
+            elif metadata is not None:
+                self.bank.set_metadata(id, document.metadata, expires)
+            elif ttl != "keep":
+                self.bank.set_expiry([id], expires)
+
+    def _expires(self, ttl: float | None) -> float | None:
+        if ttl is None:
+            return None
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= LONGEST_TTL:
+            raise InvalidInputError(
+                f"ttl is {ttl!r}; expected a number of seconds above 0 and at most {LONGEST_TTL:,}, or None for ever."
+            )
+        return self._clock() + ttl
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:
         """Documents by id, in the order asked for; unknown ids are left out."""
@@ -158,10 +248,6 @@ class CMTMemoryStore:
             InvalidInputError: an id is unknown; nothing was deleted.
         """
         self.bank.delete(_id_list(ids))
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        return len(self.bank)
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -227,7 +313,7 @@ class CMTMemoryStore:
             "alpha": alpha,
         }
         completion, hits, searched = self._with_hits(
-            self.generator.generate, question, k, mode, filter, min_score, memory_ids, settings
+            lambda generator: generator.generate, question, k, mode, filter, min_score, memory_ids, settings
         )
         return _answer(completion, hits, searched)
 
@@ -257,13 +343,13 @@ class CMTMemoryStore:
             "alpha": alpha,
         }
         pieces, hits, searched = self._with_hits(
-            self.generator.stream, question, k, mode, filter, min_score, memory_ids, settings
+            lambda generator: generator.stream, question, k, mode, filter, min_score, memory_ids, settings
         )
         return _streamed(pieces, hits, searched)
 
     def _with_hits(
         self,
-        run: Callable[..., T],
+        way: Callable[[CMTGenerator], Callable[..., T]],
         question: str,
         k: int,
         mode: str,
@@ -272,15 +358,24 @@ class CMTMemoryStore:
         memory_ids: Sequence[str] | None,
         settings: dict[str, Any],
     ) -> tuple[T, list[MemoryHit], float]:
-        """Find hits and run the LM with them; a hit that is deleted in between is dropped."""
+        """Find hits and run the LM with them; a hit that is deleted in between is dropped.
+
+        Where `recompress` replaces the model in between, the new one answers.
+        """
         started = time.perf_counter()
         hits = self._hits(question, k, mode, filter, min_score, memory_ids)
         searched = time.perf_counter() - started
         checked_settings(**settings)
         if mode != "memory":
             settings = settings | {"alpha": 0.0}
+        run = way(generator := self.generator)
         try:
             return run(question, **_context(hits, mode), **settings), hits, searched
+        except FingerprintMismatchError:
+            with self._add_lock:
+                if self.generator is generator:
+                    raise
+            return way(self.generator)(question, **_context(hits, mode), **settings), hits, searched
         except InvalidInputError:
             known = self.bank.contains([hit.id for hit in hits])
             alive = [hit for hit in hits if hit.id in known]
@@ -317,31 +412,6 @@ class CMTMemoryStore:
             for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
         ]
 
-    def memory_keys(self, passages: Sequence[str]) -> list[str]:
-        """Content digests of memories, for the generator's cache of prefixes."""
-        return self.bank.payload_digests(passages)
-
-    def load_memories(self, passages: Sequence[str]) -> list[Memory]:
-        """Memories of passages by id, for the generator."""
-        return self.bank.payloads(passages)
-
-    # -- the store itself --------------------------------------------------------------------------------------
-
-    def stats(self) -> dict[str, Any]:
-        """Counts and sizes; see `MemoryBank.stats`, and what memories are made with."""
-        config = self.model.config
-        return self.bank.stats() | {
-            "model": config.lm,
-            "ratio": config.ratio,
-            "latent": config.latent,
-            "slot_dtype": self._ingestion.slot_dtype,
-            "encoder": self.encoder.id if self.encoder is not None else None,
-        }
-
-    def close(self) -> None:
-        """Close the store; closing twice is fine, using it afterwards raises `StoreClosedError`."""
-        self.bank.close()
-
     def __enter__(self) -> CMTMemoryStore:
         return self
 
@@ -349,75 +419,6 @@ class CMTMemoryStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # -- opening -----------------------------------------------------------------------------------------------
-
-    def _settle_model(self, model: CMTModel) -> CMTModel:
-        """The model as this store's memories need it; a new store remembers the model's settings."""
-        stored = self.bank.meta("model")
-        if not self.bank.read_only and (stored is None or not self.bank.shared) and not len(self.bank):
-            mine = model.saved_config().model_dump()
-            stored = self.bank.settle_meta("model", mine, tensors_to_bytes(model.state()), anew=not self.bank.shared)
-            if stored == mine:
-                return model
-        if stored is None:
-            return model
-        config = CMTConfig.model_validate(stored)
-        explicit = {name: getattr(model.config, name) for name in model.explicit}
-        for setting, value in explicit.items():
-            if getattr(config, setting) != value:
-                raise FingerprintMismatchError(
-                    f"The store at {self.path} keeps memories of {setting}={getattr(config, setting)}, and "
-                    f"{setting}={value} was given: leave it out, or make a new store in another folder."
-                )
-        settled = model.with_state(config, tensors_from_bytes(self.bank.asset("model") or b""))
-        if settled.fingerprint != config.fingerprint:
-            ours, theirs = (
-                {part: value[:24] for part, value in found.items()}
-                for found in (config.fingerprint, settled.fingerprint)
-            )
-            differing = [part for part in ours if config.fingerprint[part] != settled.fingerprint.get(part)]
-            raise FingerprintMismatchError(
-                f"The store at {self.path} was made with another model ({config.lm or 'an LM without a name'}): "
-                f"{', '.join(differing)} differ. Open it with that model, or add its documents to a new store.\n"
-                f"  store: {json.dumps(ours)}\n  given: {json.dumps(theirs)}"
-            )
-        if len(self.bank):
-            settled.hold()
-        return settled
-
-    def _settle_encoder(self, encoder: Any) -> Encoder | None:
-        """The encoder to search with; another one than the store's gives every passage a new vector."""
-        stored = self.bank.encoder
-        resolved = resolve_encoder(encoder, stored_id=stored["id"] if stored else None)
-        if resolved is None:
-            if stored is None and not self.bank.read_only:
-                self.bank.set_meta("encoder", {"id": NO_ENCODER, "dimension": 0})
-            elif stored is not None and stored["id"] != NO_ENCODER and not self.bank.read_only:
-                raise InvalidInputError(
-                    f"The store at {self.path} is searched by {stored['id']}; with encoder=None new documents would "
-                    'have no vector. To search by words alone, pass channels=("bm25",).'
-                )
-            return None
-        if not self.bank.read_only:
-            if stored is not None and stored["id"] != resolved.id and len(self.bank):
-                logger.warning("%s: encoding its passages anew by %s", self.path, resolved.id)
-            self.bank.replace_encoder(resolved.id, resolved.dimension, resolved.encode_documents)
-        elif stored is not None and stored["id"] != resolved.id:
-            raise InvalidInputError(
-                f"The store at {self.path} was made with the encoder {stored['id']}, and read_only cannot encode it "
-                f"anew by {resolved.id}."
-            )
-        return resolved
-
-
-def load_model(name: str) -> CMTModel:
-    """A model by name: bundled (`"cmt-tiny"`), a folder that `save_pretrained` wrote, or any LM's id or folder."""
-    if not isinstance(name, str | os.PathLike):
-        raise InvalidInputError(f"model must be a CMTModel, a name or a folder, not {type(name).__name__}.")
-    if bundled(str(name)) or (Path(name) / "cmt.safetensors").exists():
-        return CMTModel.from_pretrained(name)
-    return CMTModel.from_llm(name)
 
 
 def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:

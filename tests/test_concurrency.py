@@ -26,14 +26,15 @@ if "forkserver" not in multiprocessing.get_all_start_methods():
 from cmt_memory import CMTMemoryStore
 from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreLockedError
 from tests.bank.helpers import lexicon_is_sound
-from tests.kills.worker import MODEL, DigestEncoder, document
+from tests.kills.worker import MODEL, MODELS, DigestEncoder, document
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.kills.worker"])
 
 
 def open_store(path: Path, **arguments: Any) -> CMTMemoryStore:
-    return CMTMemoryStore(path, MODEL, encoder=DigestEncoder(), passage_tokens=220, passage_overlap=8, **arguments)
+    settings = {"model": MODEL, "encoder": DigestEncoder(), "passage_tokens": 220, "passage_overlap": 8}
+    return CMTMemoryStore(path, **(settings | arguments))
 
 
 def check(store: CMTMemoryStore, expected: dict[str, int]) -> None:
@@ -42,7 +43,7 @@ def check(store: CMTMemoryStore, expected: dict[str, int]) -> None:
         assert store.get(id) == [document(id, version)]
         for row in store.bank.passages_by_id(store.bank.passage_ids([id])):
             assert store.search(row.text, k=1)[0].text == row.text
-        store.load_memories(store.bank.passage_ids([id]))
+        store.memories.load_memories(store.bank.passage_ids([id]))
     with lexicon_is_sound(store.bank):
         pass
 
@@ -207,6 +208,7 @@ def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path):
     store = open_store(tmp_path)
     store.add_documents([document("a", 0)])
     store._add_lock.acquire()  # as if another thread was adding at the fork
+    store._recompress_lock.acquire()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -219,7 +221,12 @@ def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path):
             lambda: store.get("a"),
             lambda: store.delete("a"),
             lambda: len(store),
+            lambda: store.update("a", text="new"),
             store.stats,
+            store.verify,
+            store.compact,
+            store.recompress,
+            store.compress_pending,
         ):
             try:
                 use()
@@ -233,8 +240,9 @@ def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path):
     timer = threading.Timer(30, os.kill, (child, signal.SIGKILL))
     timer.start()
     try:
-        assert os.read(reading, 100) == bytes([True] * 8)
+        assert os.read(reading, 100) == bytes([True] * 13)
         store._add_lock.release()
+        store._recompress_lock.release()
         store.add_documents([document("b", 0)])
         store.close()
         with open_store(tmp_path) as again:
@@ -376,3 +384,45 @@ def test_a_server_that_is_gone(tmp_path: Path):
         check(store, {"a": 0, "b": 0, "c": 0})
         assert store.bank._index is not None
         assert store.bank._index._index.count() == store.bank.count_passages()
+
+
+def test_time_to_live_and_compact_through_a_server(tmp_path: Path, server: int):
+    now = [0.0]
+    client, clock = connect(server), lambda: now[0]
+    trace = document("a", 0).text.encode()
+    with open_store(tmp_path, client=client, clock=clock) as one:
+        with open_store(tmp_path, client=client, clock=clock) as two:
+            one.add_documents([document("a", 0)], ttl=5)
+            two.add_documents([document("b", 0)])
+            check(two, {"a": 0, "b": 0})
+            now[0] = 6.0
+            check(one, {"b": 0})
+            check(two, {"b": 0})
+            two.add_documents([document("c", 0)])
+            assert one.bank._index is not None
+            assert one.bank._index._index.count() == one.bank.count_passages()
+            with pytest.raises(StoreLockedError, match="close its other users"):
+                one.compact()
+        one.compact()
+        assert one.verify().ok
+        check(one, {"b": 0, "c": 0})
+        assert not any(trace in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_recompress_through_a_server(tmp_path: Path, server: int):
+    """Not under others with the model of before; what was made until then is made."""
+    client, passes = connect(server), []
+    with open_store(tmp_path, client=client) as one:
+        one.add_documents([document("a", 0), document("b", 0)])
+        with open_store(tmp_path, client=client) as two:
+            with pytest.raises(StoreLockedError, match="call recompress again"):
+                one.recompress(MODELS[1])
+            check(one, {"a": 0, "b": 0})
+            check(two, {"a": 0, "b": 0})
+        hook = MODELS[1].lm.decoder.register_forward_pre_hook(lambda *_: passes.append(1))
+        one.recompress(MODELS[1])
+        hook.remove()
+        assert not passes
+        check(one, {"a": 0, "b": 0})
+        with open_store(tmp_path, client=client, model=MODELS[1]) as two:
+            check(two, {"a": 0, "b": 0})

@@ -12,7 +12,7 @@ import pytest
 from cmt_memory import CMTMemoryStore, Document
 from cmt_memory.errors import InvalidInputError, StoreClosedError
 from tests.bank.helpers import lexicon_is_sound
-from tests.kills.worker import MODEL, DigestEncoder
+from tests.kills.worker import MODEL, MODELS, DigestEncoder
 
 ODD_IDS = [
     "../../etc/passwd",
@@ -207,7 +207,13 @@ def test_a_closed_store(store: CMTMemoryStore):
         lambda: next(store.stream("What?", max_new_tokens=1)),
         lambda: store.bank.search_vectors(DigestEncoder().embed_query("x"), 1),  # type: ignore[arg-type]
         lambda: len(store),
+        lambda: store.update("before", text="New."),
         store.stats,
+        store.verify,
+        store.compact,
+        store.recompress,
+        lambda: store.recompress(MODELS[1]),
+        store.compress_pending,
     ):
         with pytest.raises(StoreClosedError, match="open it again"):
             use()

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmt_memory.bank.exact import ExactSearch, cosine
-from cmt_memory.bank.filters import Condition, holds, to_chroma
+from cmt_memory.bank.generations import NextMemories
 from cmt_memory.bank.index import VectorIndex
-from cmt_memory.bank.ledger import Ledger
+from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
-from cmt_memory.bank.queries import Queries, chunks
-from cmt_memory.bank.records import DocumentInfo, PassageRow, StoredDocument, Vector
+from cmt_memory.bank.queries import chunks
+from cmt_memory.bank.reading import MEMORY_FOLDER, BankReader, check_finite
+from cmt_memory.bank.records import MEMORY, RETRIEVAL, StoredDocument, Vector, VectorTable
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.documents import Document, metadata_json
-from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from cmt_memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-    from cmt_memory.model.memory import Memory
 
-Change = Literal["new", "same", "metadata", "text"]
-
-_OVERFETCH = 4
-
-
-class MemoryBank:
+class MemoryBank(BankReader):
     """Documents, passages, vectors and memories in a folder.
 
     Every change is in the ledger before the index hears of it, and opening puts right what an interrupted
@@ -46,6 +40,8 @@ class MemoryBank:
             is made.
         client: A Chroma client that holds the index in place of ``path/chroma``, so that several processes of
             one machine can write.
+        clock: What tells the time, in seconds since 1970, for documents that expire.
+        memory_index: Open the index of the memories' own vectors too, see :meth:`index_memories`.
 
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
@@ -61,59 +57,80 @@ class MemoryBank:
         read_only: bool = False,
         keep_text: bool = True,
         client: ClientAPI | None = None,
+        clock: Callable[[], float] = time.time,
+        memory_index: bool = False,
     ) -> None:
-        self.path = Path(path)
+        folder = Path(path)
         self.read_only = read_only
         self.shared = client is not None
         self._pid = os.getpid()
-        self._index: SyncedIndex | None = None
         with ExitStack() as opened:
             if not read_only:
                 try:
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    lock = FolderLock(self.path / "lock", shared=self.shared)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    self._lock = FolderLock(folder / "lock", shared=self.shared)
                 except OSError as error:
                     raise InvalidInputError(
-                        f"{self.path} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
+                        f"{folder} cannot be written: {error.strerror}; give a folder that can, or read_only=True."
                     ) from error
-                opened.callback(lock.release)
-            self._ledger = Ledger(self.path, read_only=read_only)
-            opened.callback(self._ledger.database.close)
-            self._queries = Queries(self._ledger.database)
-            self._exact = ExactSearch(self._queries)
-            self.keep_text = self._settle_keep_text(keep_text)
+                opened.callback(self._lock.release)
+            ledger = Ledger(folder, read_only=read_only, clock=clock)
+            opened.callback(ledger.database.close)
+            super().__init__(folder, ledger)
+            self.keep_text = self._queries.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
-                index = VectorIndex(self.path / "chroma", self._collection_name(), client)
-                self._index = SyncedIndex(self._ledger, self._queries, index, lock)
-                opened.callback(self._index.close)
-                self._index.repair()
+                self._index = self._open_index(opened, "chroma", "", client, RETRIEVAL)
+                if memory_index:
+                    self._memory_index = self._open_index(opened, MEMORY_FOLDER, "-memory", client, MEMORY)
+                self._remove_expired()
+                self.next_memories().remove_old()
             self._opened = opened.pop_all()
 
     # -- changes --------------------------------------------------------------------------------------------
 
-    def put(self, documents: Sequence[StoredDocument]) -> None:
+    def put(self, documents: Sequence[StoredDocument], generation: int | None = None) -> None:
         """Keep documents, each in place of the one with its id, in one transaction.
 
         When this returns, the documents are on disk and can be searched.
 
+        Args:
+            documents: The documents with their passages.
+            generation: The bank's :attr:`generation` when their memories were made; the present one, unless given.
+
         Raises:
+            FingerprintMismatchError: That generation is over; nothing was changed.
             InvalidInputError: A document has no passages, or a vector has not the bank's dimension or holds NaN;
                 nothing was changed.
             StoreFullError: The disk has no room; the message says whether the documents are kept.
         """
         self._check_vectors(documents)
-        self._ledger.put(documents, keep_text=self.keep_text)
+        self._ledger.put(documents, keep_text=self.keep_text, generation=generation)
         self._sync()
 
-    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+    def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires = "keep") -> None:
         """Replace a document's metadata; its memories stay as they are.
+
+        Args:
+            id: The document.
+            metadata: In place of all it had.
+            expires: When it expires, in seconds since 1970; None for never.
 
         Raises:
             InvalidInputError: The id is unknown.
         """
         self._check_known([id])
-        self._ledger.set_metadata(id, metadata)
+        self._ledger.set_metadata(id, metadata, expires)
+        self._remove_expired()
         self._sync()
+
+    def set_expiry(self, ids: Sequence[str], expires: float | None) -> None:
+        """Say when documents expire, in seconds since 1970; None for never.
+
+        Raises:
+            InvalidInputError: An id is unknown; nothing was changed.
+        """
+        self._ledger.set_expiry(ids, expires)
+        self._remove_expired()
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents with everything that belongs to them.
@@ -126,10 +143,52 @@ class MemoryBank:
         self._ledger.delete(distinct)
         self._sync()
 
-    def set_payloads(self, payloads: Sequence[tuple[str, bytes]]) -> None:
-        """Give passages, by passage id, their memory or another one."""
-        keys = self._queries.passage_keys([passage_id for passage_id, _ in payloads])
-        self._ledger.set_payloads([(key, payload) for key, (_, payload) in zip(keys, payloads, strict=True)])
+    def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int | None = None) -> None:
+        """Give passages, by key, their memory or another one; those that are gone meanwhile are passed over.
+
+        Raises:
+            FingerprintMismatchError: The ``generation`` that the memories were made for is over.
+        """
+        self._ledger.set_payloads(payloads, self.generation if generation is None else generation)
+
+    def index_memories(
+        self, keys: Sequence[int] | None = None, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Give memories a vector of their own, made from what is kept, and write it into its index.
+
+        Does nothing where all have one; after an interruption, calling it again goes on where it stopped.
+
+        Args:
+            keys: Passages whose memories are new or changed; all that have no such vector, unless given.
+            on_progress: Called with the number of passages done at once.
+
+        Raises:
+            StoreCorruptError: A memory is damaged.
+        """
+        from cmt_memory.bank.codec import decode_memory
+
+        generation = self.generation
+        if self._memory_index is not None and not self._queries.count_vectors(MEMORY):
+            self._memory_index.reset()
+        for _, some in chunks(self._queries.without_memory_vector() if keys is None else list(keys)):
+            names, stored = self._queries.names(some), self._queries.payloads(some)
+            payloads = {
+                key: self._payload("#".join(map(str, names[key])), key, *stored[key])
+                for key in some
+                if key in stored and key in names
+            }
+            vectors = [
+                (key, decode_memory(payload).pooled.numpy()) for key, payload in payloads.items() if payload is not None
+            ]
+            self._ledger.set_memory_vectors(vectors, generation)
+            if on_progress is not None:
+                on_progress(len(some))
+        if self._memory_index is not None:
+            self._memory_index.sync()
+
+    def next_memories(self) -> NextMemories:
+        """Where another model's memories are made before they take the place of these."""
+        return NextMemories(self._ledger, self._queries, self._lock)
 
     def replace_encoder(
         self,
@@ -160,202 +219,24 @@ class MemoryBank:
         missing = self._queries.without_vector()
         for done, some in chunks(missing):
             rows = self._queries.passages(some)
-            vectors = np.asarray(encode([rows[key].text for key in some]), np.float32)
-            _check_finite(vectors, f"the encoder {id}")
-            self._ledger.set_vectors(list(zip(some, vectors, strict=True)))
+            if rows:
+                vectors = np.asarray(encode([row.text for row in rows.values()]), np.float32)
+                check_finite(vectors, f"the encoder {id}")
+                self._ledger.set_vectors(list(zip(rows, vectors, strict=True)))
             if on_progress is not None:
                 on_progress(done + len(some), len(missing))
         self._sync()
 
-    # -- documents ------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        return self._queries.count_documents()
-
-    def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
-        """Ids of the documents in the order in which they were first added."""
-        return self._queries.ids(limit, offset)
-
-    def contains(self, ids: Iterable[str]) -> set[str]:
-        """Those of the ids that are in the bank."""
-        return self._queries.known(list(ids))
-
-    def get(self, ids: Iterable[str]) -> list[Document]:
-        """Documents in the order asked for; unknown ids are left out, as Chroma and LangChain do.
-
-        The text is empty in a bank that keeps none.
-        """
-        wanted = list(ids)
-        found = self._queries.documents(wanted)
-        return [found[id] for id in wanted if id in found]
-
-    def infos(self, ids: Iterable[str]) -> list[DocumentInfo]:
-        """Sizes, dates and metadata without the text, in the order asked for; unknown ids are left out."""
-        wanted = list(ids)
-        found = self._queries.infos(wanted)
-        return [found[id] for id in wanted if id in found]
-
-    def compare(self, documents: Sequence[Document]) -> list[Change]:
-        """What putting each document would change: ``new``, ``same``, only the ``metadata``, or the ``text``.
-
-        Works without kept texts too.
-        """
-        known = self._queries.contents([str(document.id) for document in documents])
-        return [_change(document, known.get(str(document.id))) for document in documents]
-
-    # -- passages and memories ------------------------------------------------------------------------------
-
-    def passages(self, keys: Sequence[int]) -> dict[int, PassageRow]:
-        """Passages by key, without those that are gone."""
-        return self._queries.passages(keys)
-
-    def passage_ids(self, ids: Sequence[str]) -> list[str]:
-        """Ids of all passages of documents, in order.
-
-        Raises:
-            InvalidInputError: Some ids are unknown.
-        """
-        self._check_known(ids)
-        found = self._queries.passages_of(ids)
-        return [f"{id}#{n}" for id in ids for n in range(len(found[id]))]
-
-    def is_passage(self, id: str) -> bool:
-        """Whether an id names a passage, ``"<document id>#<n>"``, that there is."""
-        return self._queries.is_passage(id)
-
-    def passages_by_id(self, passage_ids: Sequence[str]) -> list[PassageRow]:
-        """Passages in the order asked for.
-
-        Raises:
-            InvalidInputError: One is unknown.
-        """
-        keys = self._queries.passage_keys(passage_ids)
-        rows = self._queries.passages(keys)
-        return [rows[key] for key in keys]
-
-    def payloads(self, passage_ids: Sequence[str]) -> list[Memory]:
-        """The memories of passages, in the order asked for.
-
-        Raises:
-            InvalidInputError: A passage is unknown or not compressed yet.
-            StoreCorruptError: A memory is not what was stored; the message names the passage.
-        """
-        from cmt_memory.bank.codec import decode_memory
-
-        keys = self._queries.passage_keys(passage_ids)
-        stored = self._queries.payloads(keys)
-        memories: dict[int, Memory] = {}
-        for passage_id, key in zip(passage_ids, keys, strict=True):
-            if key not in stored:
-                raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
-            if key not in memories:
-                payload = self._payload(passage_id, key, *stored[key])
-                if payload is None:
-                    return self.payloads(passage_ids)
-                memories[key] = decode_memory(payload)
-        return [memories[key] for key in keys]
-
-    def payload_digests(self, passage_ids: Sequence[str]) -> list[str]:
-        """The sha256 of each passage's memory, in the order asked for, without reading it.
-
-        Raises:
-            InvalidInputError: A passage is unknown or not compressed yet.
-        """
-        keys = self._queries.passage_keys(passage_ids)
-        stored = self._queries.payload_digests(keys)
-        for passage_id, key in zip(passage_ids, keys, strict=True):
-            if key not in stored:
-                raise InvalidInputError(f"the passage {passage_id!r} is not compressed yet.")
-        return [stored[key].hex() for key in keys]
-
-    def uncompressed(self) -> list[str]:
-        """Ids of the passages that have no memory yet."""
-        rows = self._queries.passages(self._queries.without_payload())
-        return [f"{row.document}#{row.n}" for row in rows.values()]
-
-    # -- search ---------------------------------------------------------------------------------------------
-
-    def search_vectors(self, vector: Vector, k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
-        """The nearest passages with their cosine, nearest first.
-
-        Args:
-            vector: ``[dims]`` float32, normalised.
-            k: Most passages to return.
-            condition: What ``filters.parse`` made of a filter.
-
-        Returns:
-            Passage keys and cosines; fewer than ``k`` only where no more pass the filter.
-
-        Raises:
-            InvalidInputError: The vector holds NaN.
-        """
-        _check_finite(vector, "the question's vector")
-        size = self.count_passages()
-        k = min(k, size)
-        if self._index is None or not k:
-            return self._exact.search(vector, k, condition) if k else []
-        where = None if condition is None else to_chroma(condition)
-        for limit in (k + _OVERFETCH, _OVERFETCH * k, _OVERFETCH**3 * k):
-            limit = min(limit, size + _OVERFETCH)
-            found = self._index.query(vector, limit, where)
-            if found is None:
-                break
-            alive = self._queries.metadata_of([key for key, _ in found])
-            kept = [
-                (key, cosine)
-                for key, cosine in found
-                if key in alive and (condition is None or holds(condition, alive[key]))
-            ]
-            if len(kept) >= k:
-                return kept[:k]
-            if len(found) < limit:
-                break
-        return self._exact.search(vector, k, condition)
-
-    def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
-        """Passages with any of the words, best first, with their BM25 value (higher is better).
-
-        Args:
-            words: Words as the lexicon's tokenizer makes them.
-            k: Most passages to return.
-            condition: What ``filters.parse`` made of a filter.
-        """
-        return self._queries.search_words(words, min(k, self.count_passages()), condition) if words else []
-
-    def word_counts(self, words: Sequence[str]) -> dict[str, int]:
-        """In how many passages each word occurs; words in none are left out."""
-        return self._queries.word_counts(words)
-
-    def count_passages(self) -> int:
-        """Number of passages."""
-        return self._queries.count_passages()
-
-    def cosines(self, vector: Vector, keys: Sequence[int]) -> dict[int, float]:
-        """Cosine of a question's vector with the vectors of passages, computed from the ledger."""
-        if not keys:
-            return {}
-        found, matrix = self._queries.vectors(keys)
-        return dict(zip(found, cosine(matrix, vector).tolist(), strict=True)) if found else {}
-
     # -- settings, sizes, end -------------------------------------------------------------------------------
-
-    @property
-    def encoder(self) -> dict[str, Any] | None:
-        """``id`` and ``dimension`` of the retrieval encoder the vectors were made with, or None."""
-        encoder: dict[str, Any] | None = self.meta("encoder")
-        return encoder
-
-    def meta(self, key: str) -> Any:
-        """A JSON setting of the store, or None."""
-        return self._queries.meta(key)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON setting of the store."""
         self._ledger.set_meta(key, value)
 
-    def settle_meta(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
-        """Keep a setting and the asset that belongs to it, in one transaction.
+    def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep what makes the memories of a bank that has none, a setting and its asset, in one transaction.
+
+        Who has the bank open with another one is told so instead of given the new memories.
 
         Args:
             key: Name of both.
@@ -366,46 +247,33 @@ class MemoryBank:
         Returns:
             The setting there is now.
         """
-        return self._ledger.settle_meta(key, value, asset, anew=anew)
-
-    def asset(self, name: str) -> bytes | None:
-        """Bytes that belong to the store, or None."""
-        return self._queries.asset(name)
+        return self._ledger.settle_maker(key, value, asset, anew=anew)
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         self._ledger.set_asset(name, data)
 
-    def changes(self) -> int:
-        """Number of commits so far, by any process: equal numbers mean an equal bank."""
-        return self._queries.changes()
-
-    def stats(self) -> dict[str, Any]:
-        """Counts and sizes.
-
-        Returns:
-            ``documents``, ``passages``, ``memories`` (passages that are compressed), ``tokens``,
-            ``text_bytes`` (UTF-8), ``payload_bytes``, ``disk_bytes`` by part (``ledger``, ``payloads``,
-            ``index``, ``total``), ``bytes_per_document`` and ``bytes_over_text`` (bytes on disk per byte of
-            text), both None for an empty bank.
-        """
-        totals = self._queries.totals()
-        disk = {
-            "ledger": sum(_size(path) for path in self.path.glob("ledger.sqlite3*")),
-            "payloads": _size(self.path / "payloads"),
-            "index": _size(self.path / "chroma"),
-        }
-        disk["total"] = sum(disk.values())
-        documents, text = totals["documents"], totals["text_bytes"]
-        return {
-            **totals,
-            "disk_bytes": disk,
-            "bytes_per_document": disk["total"] / documents if documents else None,
-            "bytes_over_text": disk["total"] / text if text else None,
-        }
-
     def compact(self) -> None:
-        """Give the space of deleted documents back; afterwards no file holds their text."""
+        """Give the space of deleted documents back; afterwards no file of the folder holds their text or vectors.
+
+        Also puts right what can be made anew from the rest: index, lexicon, counts, left-over files. With
+        ``client=`` the index's files are the server's, and what it deleted stays in them as long as it likes.
+
+        Raises:
+            StoreLockedError: Another process reads what was deleted, or shares an index that has to be written
+                anew; compact again when it has ended.
+            InvalidInputError: The bank is open read only.
+        """
+        if self.read_only:
+            raise InvalidInputError("the store was opened read_only; open it without read_only to change it.")
+        self._remove_expired()
+        for index in (self._index, self._memory_index):
+            if index is not None:
+                index.compact()
+        if self._memory_index is None and (self.path / MEMORY_FOLDER).exists():
+            shutil.rmtree(self.path / MEMORY_FOLDER)
+            self._ledger.mark_all_unindexed(MEMORY)
+            self._ledger.set_meta(MEMORY.files, None)
         self._ledger.compact()
 
     def close(self) -> None:
@@ -419,13 +287,6 @@ class MemoryBank:
     def check_open(self) -> None:
         """Raise ``StoreClosedError`` where the bank was closed, or opened before this process was forked."""
         self._ledger.database.check_open()
-
-    def _check_known(self, ids: Sequence[str]) -> None:
-        known = self._queries.known(ids)
-        unknown = [id for id in ids if id not in known]
-        if unknown:
-            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            raise InvalidInputError(f"unknown ids {unknown[:10]}{more}; nothing was changed.")
 
     def _check_vectors(self, documents: Sequence[StoredDocument]) -> None:
         encoder = self.encoder
@@ -441,7 +302,7 @@ class MemoryBank:
         for document in documents:
             for passage in document.passages:
                 if passage.vector is not None:
-                    _check_finite(passage.vector, f"the document {document.id!r}")
+                    check_finite(passage.vector, f"the document {document.id!r}")
             if not document.passages:
                 raise InvalidInputError(f"the document {document.id!r} has no passages.")
 
@@ -450,7 +311,7 @@ class MemoryBank:
         stored = self._queries.meta("keep_text")
         if stored is None and not self.read_only:
             stored = self._ledger.settle_meta("keep_text", keep_text)
-        elif not self.read_only and not self.shared and not self._queries.count_documents():
+        elif not self.read_only and not self.shared and not self._queries.has_rows():
             self._ledger.set_meta("keep_text", keep_text)
             return keep_text
         if stored and not keep_text:
@@ -463,44 +324,21 @@ class MemoryBank:
             name = str(self._ledger.settle_meta("collection", f"cmt-{uuid.uuid4().hex}"))
         return name
 
+    def _remove_expired(self) -> None:
+        if self._queries.has_expired():
+            self._ledger.remove_expired()
+            self._sync()
+
+    def _open_index(
+        self, opened: ExitStack, folder: str, suffix: str, client: ClientAPI | None, table: VectorTable
+    ) -> SyncedIndex:
+        index = VectorIndex(self.path / folder, self._collection_name() + suffix, client)
+        synced = SyncedIndex(self._ledger, self._queries, index, self._lock, table)
+        opened.callback(synced.close)
+        synced.repair()
+        return synced
+
     def _sync(self) -> None:
-        if self._index is not None:
-            self._index.sync()
-
-    def _payload(self, passage_id: str, key: int, digest: bytes, data: bytes | None) -> bytes | bytearray | None:
-        """The payload as it was kept; None where another thread or process has replaced or deleted it since."""
-        fault = ""
-        try:
-            payload = self._ledger.files.read(digest) if data is None else data
-            if sha256(payload).digest() == digest:
-                return payload
-        except OSError as error:
-            if self._queries.payload_digests([key]).get(key) != digest:
-                return None
-            fault = f": its file cannot be read, {error.strerror}"
-        raise StoreCorruptError(
-            f"the memory of the passage {passage_id!r} is damaged{fault}; delete its document and add it again."
-        )
-
-
-def _check_finite(vectors: Vector, whose: str) -> None:
-    if not np.isfinite(vectors).all():
-        raise InvalidInputError(f"{whose} has a vector with NaN or infinite values; use another encoder.")
-
-
-def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
-    if known is None:
-        return "new"
-    if known[0] != sha256(document.text.encode()).digest():
-        return "text"
-    return "same" if known[1] == metadata_json(document.metadata) else "metadata"
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
-    if path.is_dir():
-        return sum(_size(file) for file in path.iterdir())
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # others may be writing
-        return 0
+        for index in (self._index, self._memory_index):
+            if index is not None:
+                index.sync()

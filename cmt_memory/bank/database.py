@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreCorruptError, StoreFullError
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER = "unicode61 remove_diacritics 2"
 _BUSY_SECONDS = 60.0
 _WAL_BYTES = 4 * 1024 * 1024
@@ -19,13 +20,15 @@ _WAL_BYTES = 4 * 1024 * 1024
 _NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 # `counters` spares every question a walk through a table, and `changes` counts commits, so that whoever caches
-# can see that something changed. `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1
+# can see that something changed. A payload counts while its `generation` is that of `counters`; the next one is made
+# beside it and takes its place at once. `indexed` is NULL for a passage without a vector, 0 until the index holds it, 1
 # from then on. Rows that scans touch stay small: texts, vectors and payloads are apart from or behind them.
 # AUTOINCREMENT never reuses a key, so that a key left behind in the index cannot come to mean another passage.
 _SCHEMA = f"""
 CREATE TABLE store_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE counters (changes INTEGER NOT NULL, documents INTEGER NOT NULL, passages INTEGER NOT NULL);
-INSERT INTO counters VALUES (0, 0, 0);
+CREATE TABLE counters (changes INTEGER NOT NULL, documents INTEGER NOT NULL, passages INTEGER NOT NULL,
+  generation INTEGER NOT NULL);
+INSERT INTO counters VALUES (0, 0, 0, 0);
 CREATE TABLE assets (name TEXT PRIMARY KEY, sha256 BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE documents (
   key INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,8 +40,10 @@ CREATE TABLE documents (
   updated REAL NOT NULL,
   expires REAL,
   metadata TEXT NOT NULL,
+  metadata_sha256 BLOB NOT NULL,
   text BLOB
 );
+CREATE INDEX documents_expiring ON documents (expires) WHERE expires IS NOT NULL;
 CREATE TABLE labels (
   document INTEGER NOT NULL, key TEXT NOT NULL, value NOT NULL, PRIMARY KEY (document, key)
 ) WITHOUT ROWID;
@@ -62,10 +67,14 @@ CREATE TRIGGER one_passage_more AFTER INSERT ON passages BEGIN UPDATE counters S
 CREATE TRIGGER one_passage_less AFTER DELETE ON passages BEGIN UPDATE counters SET passages = passages - 1; END;
 CREATE TABLE vectors (passage INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE payloads (
-  passage INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, bytes INTEGER NOT NULL, data BLOB
+  passage INTEGER NOT NULL, generation INTEGER NOT NULL, sha256 BLOB NOT NULL, bytes INTEGER NOT NULL, data BLOB,
+  PRIMARY KEY (passage, generation)
 );
 CREATE INDEX payload_files ON payloads (sha256) WHERE data IS NULL;
 CREATE TABLE stale (passage INTEGER PRIMARY KEY);
+CREATE TABLE memory_vectors (passage INTEGER PRIMARY KEY, indexed INTEGER NOT NULL, vector BLOB NOT NULL);
+CREATE INDEX memory_vectors_to_index ON memory_vectors (passage) WHERE indexed = 0;
+CREATE TABLE stale_memory_vectors (passage INTEGER PRIMARY KEY);
 CREATE VIEW passage_texts AS
   SELECT p.key AS key,
          CAST(substr(d.text, p.byte_start + 1, p.byte_end - p.byte_start) AS TEXT) AS text
@@ -86,14 +95,18 @@ class Database:
     Args:
         path: The SQLite file; its folder exists.
         read_only: Open without any right to change it.
+        clock: What tells the time, in seconds since 1970; SQL asks it as ``cmt_now()``.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
         if read_only and not path.exists():
             raise InvalidInputError(f"{path.parent} holds no store; give the folder of one, or open it for writing.")
         _check_length(path)
         self.path = path
         self.read_only = read_only
+        self.clock = clock
+        self.generation = 0
+        """Which payloads count, as it was when the ledger was opened."""
         self._pid = os.getpid()
         self._closed = False
         self._pool: list[sqlite3.Connection] = []
@@ -197,6 +210,7 @@ class Database:
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             connection.execute("PRAGMA cache_size = -8192")
+            connection.create_function("cmt_now", 0, lambda: float(self.clock()))
         except BaseException:
             connection.close()
             raise
@@ -217,6 +231,8 @@ class Database:
             raise StoreCorruptError(
                 f"{self.path} has ledger format {found}; this version of cmt-memory reads format {FORMAT}."
             )
+        with self.read() as connection:
+            (self.generation,) = connection.execute("SELECT generation FROM counters").fetchone()
 
 
 def _count_tables(connection: sqlite3.Connection) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cmt_memory.bank.filters import Condition
 from cmt_memory.bank.queries import Queries
-from cmt_memory.bank.records import Vector
+from cmt_memory.bank.records import Vector, VectorTable
 
 
 class ExactSearch:
@@ -18,19 +18,25 @@ class ExactSearch:
 
     Args:
         queries: The ledger.
+        table: Which of its vectors.
     """
 
-    def __init__(self, queries: Queries) -> None:
-        self._queries = queries
+    def __init__(self, queries: Queries, table: VectorTable) -> None:
+        self._queries, self._table = queries, table
         self._lock = threading.Lock()
         self._cached: tuple[int, list[int], Vector] | None = None
 
     def search(self, vector: Vector, k: int, condition: Condition | None) -> list[tuple[int, float]]:
         """The ``k`` nearest passages that pass a filter, nearest first, with their cosine."""
-        keys, matrix = self._all() if condition is None else self._queries.matching_vectors(condition)
+        keys, matrix = self._all() if condition is None else self._queries.matching_vectors(condition, self._table)
         if not keys:
             return []
         values = cosine(matrix, vector)
+        if expired := self._queries.expired_passages():
+            alive = [place for place, key in enumerate(keys) if key not in expired]
+            keys, values = [keys[place] for place in alive], values[alive]
+            if not keys:
+                return []
         best = np.argpartition(-values, k - 1)[:k] if k < len(keys) else np.arange(len(keys))
         best = best[np.argsort(-values[best], kind="stable")]
         return [(keys[place], float(values[place])) for place in best]
@@ -39,7 +45,7 @@ class ExactSearch:
         with self._lock:
             changes = self._queries.changes()
             if self._cached is None or self._cached[0] != changes:
-                self._cached = (changes, *self._queries.matching_vectors(None))
+                self._cached = (changes, *self._queries.matching_vectors(None, self._table))
             return self._cached[1:]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from cmt_memory.bank import footprint
 from cmt_memory.bank.filters import index_metadata
 from cmt_memory.bank.footprint import Footprint
 from cmt_memory.bank.records import Vector
+from cmt_memory.bank.vacancy import blank_vacant_places
 from cmt_memory.errors import CMTError, StoreClosedError
 
 if TYPE_CHECKING:
@@ -113,9 +116,27 @@ class VectorIndex:
         pairs = zip(found["ids"][0], found["distances"][0], strict=True)
         return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
 
+    def keys(self) -> list[int]:
+        """The keys of all entries.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        return [int(key) for key in self._call("get", include=[])["ids"]]
+
+    def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
+        """The keys that have an entry and their vectors ``[n, dims]``.
+
+        Raises:
+            IndexBrokenError: Chroma failed.
+        """
+        found = self._call("get", ids=[str(key) for key in keys], include=["embeddings"])
+        return [int(key) for key in found["ids"]], np.asarray(found["embeddings"], np.float32)
+
     def reset(self) -> None:
         """Throw the collection away; of an embedded index the whole folder, which Chroma may not survive opening."""
         with self._alone():
+            self._collection = None
             if self._embedded:
                 self._let_go()
                 try:
@@ -147,11 +168,31 @@ class VectorIndex:
         """What to note of an embedded index's files once it is closed, knowing what was noted before."""
         return footprint.seal(self._folder, earlier) if self._embedded else {}
 
+    def tidy(self) -> None:
+        """Leave nothing in the files of an embedded index but its entries, where Chroma has opened it.
+
+        Chroma may write all of a small index's files at the first call after an opening, so this belongs after one.
+
+        Raises:
+            CMTError: A file cannot be written.
+        """
+        if not self._embedded or self._client is None:
+            return
+        with self._alone():
+            try:
+                blank_vacant_places(self._folder)
+            except OSError as error:
+                raise CMTError(f"the index in {self._folder} cannot be written: {error.strerror}") from error
+
     def close(self) -> None:
         """Let go of an embedded index for good; a client that was given stays open."""
         with self._alone():
-            self._closed = True
+            self._closed, self._collection = True, None
+            opened = self._embedded and self._client is not None
             self._let_go()
+            if opened:
+                with suppress(OSError):  # a disk that cannot be written has been written nothing
+                    blank_vacant_places(self._folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -160,7 +201,6 @@ class VectorIndex:
             self._paused = True
             try:
                 self._lock.wait_for(lambda: not self._busy)
-                self._collection = None
                 yield
             finally:
                 self._paused = False

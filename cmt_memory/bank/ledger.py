@@ -5,24 +5,43 @@ This module changes it, ``queries`` reads it.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cmt_memory.bank.database import Database
-from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.payloads import PayloadFiles
-from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector
+from cmt_memory.bank.records import StoredDocument, StoredPassage, Vector, VectorTable
+from cmt_memory.bank.statements import (
+    FORGET_TEXTS,
+    check_maker,
+    current_generation,
+    document_keys,
+    insert_labels,
+    mark_stale,
+    payload_files,
+    read_meta,
+    remove_documents,
+    remove_expired,
+    remove_passages,
+    set_asset,
+    set_meta,
+)
 from cmt_memory.documents import metadata_json
-from cmt_memory.errors import InvalidInputError, StoreCorruptError
+from cmt_memory.errors import FingerprintMismatchError, StoreCorruptError, StoreLockedError
 
 _INLINE_BYTES = 64 * 1024
+
+REPLACED = (
+    "the store's memories were made anew by another model since it was opened here; open it again, with that model."
+)
+
+Expires = float | Literal["keep"] | None
 
 
 class Ledger:
@@ -33,44 +52,73 @@ class Ledger:
     Args:
         folder: Folder of the bank.
         read_only: Open without any right to change it.
+        clock: What tells the time, in seconds since 1970.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
         path = folder / "ledger.sqlite3"
         if (folder / "chroma").exists() and not (path.exists() and path.stat().st_size):
             raise StoreCorruptError(
                 f"{path} is missing or empty, though {folder} has an index; restore the folder from a copy, or "
                 "delete it to begin anew."
             )
-        self.database = Database(path, read_only=read_only)
+        self.database = Database(path, read_only=read_only, clock=clock)
         self.files = PayloadFiles(folder / "payloads")
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a name."""
         with self.database.write() as connection:
-            _set_meta(connection, key, value)
+            set_meta(connection, key, value)
 
-    def settle_meta(self, key: str, value: Any, asset: bytes | None = None, *, anew: bool = False) -> Any:
-        """Keep a setting, and an asset of the same name, unless there is one; returns the one there is then."""
+    def settle_meta(self, key: str, value: Any) -> Any:
+        """Keep a setting unless there is one; returns the one there is then."""
         with self.database.write() as connection:
-            found = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
+            found = read_meta(connection, key)
+            if found is None:
+                set_meta(connection, key, value)
+        return value if found is None else found
+
+    def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
+        """Keep what makes the memories, a setting and an asset of one name, unless there is one or ``anew``.
+
+        Another one begins another generation, so that nobody who has the store open reads its memories as those of
+        the one before.
+        """
+        with self.database.write() as connection:
+            found = read_meta(connection, key)
             if found is not None and not anew:
-                return json.loads(found[0])
-            _set_meta(connection, key, value)
-            if asset is not None:
-                _set_asset(connection, key, asset)
+                return found
+            if found not in (None, value):
+                connection.execute("UPDATE counters SET generation = generation + 1")
+            set_meta(connection, key, value)
+            set_asset(connection, key, asset)
+            generation = current_generation(connection)
+        self.database.generation = generation
         return value
 
     def set_asset(self, name: str, data: bytes) -> None:
         """Keep bytes that belong to the store, such as the PCA."""
         with self.database.write() as connection:
-            _set_asset(connection, name, data)
+            set_asset(connection, name, data)
 
-    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool) -> None:
-        """Keep documents, each in place of the one with its id; all of them or, on an error, none."""
-        now, dropped = time.time(), set[bytes]()
+    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool, generation: int | None = None) -> None:
+        """Keep documents, each in place of the one with its id; all of them or, on an error, none.
+
+        Args:
+            documents: The documents.
+            keep_text: Whether to keep their texts.
+            generation: Which generation their payloads belong to; the one that counts, unless given.
+
+        Raises:
+            FingerprintMismatchError: That generation is over; nothing was changed.
+        """
+        now = self.database.clock()
         with self.database.write() as connection:
+            if generation is not None and generation != current_generation(connection):
+                raise FingerprintMismatchError(REPLACED)
+            dropped = remove_expired(connection)
             for document in documents:
+                metadata = metadata_json(document.metadata)
                 encoded = document.text.encode()
                 row = connection.execute("SELECT key FROM documents WHERE id = ?", (document.id,)).fetchone()
                 values = (
@@ -79,47 +127,52 @@ class Ledger:
                     len(encoded),
                     now,
                     document.expires,
-                    metadata_json(document.metadata),
+                    metadata,
+                    sha256(metadata.encode()).digest(),
                     encoded if keep_text else None,
                 )
                 if row is None:
                     cursor = connection.execute(
                         "INSERT INTO documents (id, created, sha256, characters, bytes, updated, expires, metadata, "
-                        "text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        "metadata_sha256, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (document.id, now, *values),
                     )
                     key = int(cursor.lastrowid or 0)
                 else:
                     key = row[0]
-                    dropped |= _remove_passages(connection, key)
+                    dropped |= remove_passages(connection, key)
                     connection.execute(
                         "UPDATE documents SET sha256 = ?, characters = ?, bytes = ?, updated = ?, expires = ?, "
-                        "metadata = ?, text = ? WHERE key = ?",
+                        "metadata = ?, metadata_sha256 = ?, text = ? WHERE key = ?",
                         (*values, key),
                     )
-                _insert_labels(connection, key, document.metadata)
+                insert_labels(connection, key, document.metadata)
                 self._insert_passages(connection, key, document, keep_text)
         self._remove_files(dropped)
 
-    def set_metadata(self, id: str, metadata: dict[str, Any]) -> None:
+    def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires) -> None:
         """Replace a document's metadata; its passages get new keys, so that the index takes them in anew."""
+        canonical = metadata_json(metadata)
         with self.database.write() as connection:
-            key = _key(connection, id)
+            [key] = document_keys(connection, [id])
             connection.execute(
-                "UPDATE documents SET metadata = ?, updated = ? WHERE key = ?",
-                (metadata_json(metadata), time.time(), key),
+                "UPDATE documents SET metadata = ?, metadata_sha256 = ?, updated = ? WHERE key = ?",
+                (canonical, sha256(canonical.encode()).digest(), self.database.clock(), key),
             )
+            if expires != "keep":
+                connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
             connection.execute("DELETE FROM labels WHERE document = ?", (key,))
-            _insert_labels(connection, key, metadata)
+            insert_labels(connection, key, metadata)
             (last,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'passages'").fetchone()
             old = [row[0] for row in connection.execute("SELECT key FROM passages WHERE document = ?", (key,))]
             moves = [(last + number, passage) for number, passage in enumerate(old, 1)]
-            connection.execute(_FORGET_TEXTS, (key,))
-            connection.execute(_MARK_STALE, (key,))
+            connection.execute(FORGET_TEXTS, (key,))
+            mark_stale(connection, key)
             connection.executemany(
                 "UPDATE passages SET key = ?, indexed = CASE WHEN indexed IS NOT NULL THEN 0 END WHERE key = ?",
                 moves,
             )
+            connection.executemany("UPDATE memory_vectors SET passage = ?, indexed = 0 WHERE passage = ?", moves)
             for table in ("vectors", "payloads"):
                 connection.executemany(f"UPDATE {table} SET passage = ? WHERE passage = ?", moves)
             connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'passages'", (last + len(moves),))
@@ -129,32 +182,66 @@ class Ledger:
                 (key,),
             )
 
+    def set_expiry(self, ids: Sequence[str], expires: float | None) -> None:
+        """Say when documents expire, in seconds since 1970; None for never."""
+        with self.database.write() as connection:
+            for key in document_keys(connection, ids):
+                connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents with all that belongs to them; their index entries count as stale from now on."""
-        dropped = set[bytes]()
         with self.database.write() as connection:
-            for id in ids:
-                key = _key(connection, id)
-                dropped |= _remove_passages(connection, key)
-                connection.execute("DELETE FROM documents WHERE key = ?", (key,))
+            dropped = remove_documents(connection, document_keys(connection, ids)) | remove_expired(connection)
         self._remove_files(dropped)
 
-    def set_payloads(self, payloads: Sequence[tuple[int, bytes]]) -> None:
-        """Keep the payloads of passages, by key, in place of those they have."""
+    def remove_expired(self) -> None:
+        """Delete the documents whose time has come."""
+        with self.database.write() as connection:
+            dropped = remove_expired(connection)
+        self._remove_files(dropped)
+
+    def set_payloads(
+        self, payloads: Sequence[tuple[int, bytes]], generation: int, *, maker: dict[str, Any] | None = None
+    ) -> None:
+        """Keep the payloads of passages, by key, in place of those they have; passages that are gone stay gone.
+
+        Args:
+            payloads: Passage keys and what ``encode_memory`` made.
+            generation: Which generation they belong to: the one that counts, or the next.
+            maker: What makes the next one.
+
+        Raises:
+            FingerprintMismatchError: That generation is over, or has another maker.
+        """
         dropped = set[bytes]()
         with self.database.write() as connection:
+            if generation < current_generation(connection):
+                raise FingerprintMismatchError(REPLACED)
+            if maker is not None:
+                check_maker(connection, maker)
             for key, payload in payloads:
-                dropped |= _files(connection, "passage = ?", (key,))
-                self._insert_payload(connection, key, payload)
+                if connection.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone():
+                    dropped |= payload_files(connection, "passage = ? AND generation = ?", (key, generation))
+                    self._insert_payload(connection, key, generation, payload)
         self._remove_files(dropped)
+
+    def remove_payloads(self, which: str, generation: int, most: int) -> int:
+        """Delete payloads by an SQL condition on their generation, and return how many those were."""
+        with self.database.write() as connection:
+            found = connection.execute(
+                f"SELECT rowid, data IS NULL, sha256 FROM payloads WHERE {which} LIMIT ?", (generation, most)
+            ).fetchall()
+            connection.executemany("DELETE FROM payloads WHERE rowid = ?", [(row[0],) for row in found])
+        self._remove_files({row[2] for row in found if row[1]})
+        return len(found)
 
     def forget_vectors(self, encoder: dict[str, Any]) -> None:
         """Drop every vector and note the encoder that is to make the new ones."""
         with self.database.write() as connection:
-            connection.execute("INSERT OR IGNORE INTO stale SELECT passage FROM vectors")
+            connection.execute("INSERT OR IGNORE INTO stale SELECT key FROM passages WHERE indexed IS NOT NULL")
             connection.execute("DELETE FROM vectors")
             connection.execute("UPDATE passages SET indexed = NULL")
-            _set_meta(connection, "encoder", encoder)
+            set_meta(connection, "encoder", encoder)
 
     def set_vectors(self, vectors: Sequence[tuple[int, Vector]]) -> None:
         """Keep the retrieval vectors of passages, by key; they count as not indexed."""
@@ -165,28 +252,59 @@ class Ledger:
             connection.executemany("UPDATE passages SET indexed = 0 WHERE key = ?", [(key,) for key, _ in vectors])
 
     def compact(self) -> None:
-        """Give deleted space back to the disk; afterwards no file holds what was deleted."""
+        """Give deleted space back to the disk; afterwards no file holds what was deleted.
+
+        Raises:
+            StoreLockedError: Another process is reading an older state; what it reads is on the disk until it ends.
+        """
+        with self.database.write() as connection:
+            for table in ("vectors", "payloads", "memory_vectors"):
+                connection.execute(f"DELETE FROM {table} WHERE passage NOT IN (SELECT key FROM passages)")
+            for table in ("documents", "passages"):
+                connection.execute(f"UPDATE counters SET {table} = (SELECT count(*) FROM {table})")
         with self.database.alone() as connection:
-            connection.execute("INSERT INTO lexicon (lexicon) VALUES ('optimize')")
+            try:
+                connection.execute("INSERT INTO lexicon (lexicon, rank) VALUES ('integrity-check', 1)")
+                connection.execute("INSERT INTO lexicon (lexicon) VALUES ('optimize')")
+            except sqlite3.DatabaseError:
+                connection.execute("INSERT INTO lexicon (lexicon) VALUES ('rebuild')")
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.remove_orphans()
-
-    def remove_orphans(self) -> None:
-        """Delete payload files that no passage refers to; only for the sole owner of the folder."""
-        self._remove_files(set(self.files.digests()))
-
-    def mark_indexed(self, keys: Iterable[int], stale: Iterable[int] = ()) -> None:
-        """Note that the index holds ``keys`` and no longer holds ``stale``."""
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         with self.database.write() as connection:
-            connection.executemany("UPDATE passages SET indexed = 1 WHERE key = ?", [(key,) for key in keys])
-            connection.executemany("DELETE FROM stale WHERE passage = ?", [(key,) for key in stale])
+            rows = connection.execute("SELECT sha256 FROM payloads WHERE data IS NULL")
+            for path in self.files.orphans({row[0] for row in rows}):
+                path.unlink(missing_ok=True)
+        if busy:
+            raise StoreLockedError(
+                f"{self.database.path.parent} was compacted, but another process is still reading what was deleted; "
+                "compact again when it has ended."
+            )
 
-    def mark_all_unindexed(self) -> None:
-        """Note that the index is empty."""
+    def set_memory_vectors(self, vectors: Sequence[tuple[int, Vector]], generation: int) -> None:
+        """Keep the vectors of memories, by passage key; those whose memory no longer counts are passed over."""
+        kept = "SELECT 1 FROM payloads WHERE passage = ? AND generation = ?"
         with self.database.write() as connection:
-            connection.execute("UPDATE passages SET indexed = 0 WHERE indexed IS NOT NULL")
-            connection.execute("DELETE FROM stale")
+            if generation == current_generation(connection):
+                connection.executemany(
+                    f"REPLACE INTO memory_vectors SELECT ?, 0, ? WHERE EXISTS ({kept})",
+                    [(key, _vector_blob(vector), key, generation) for key, vector in vectors],
+                )
+
+    def mark_indexed(self, keys: Iterable[int], stale: Sequence[int], table: VectorTable) -> None:
+        """Note that the index holds ``keys`` and no longer holds ``stale``, of which its files may keep traces."""
+        with self.database.write() as connection:
+            if stale:
+                set_meta(connection, table.traces, True)
+            done = [(key,) for key in keys]
+            connection.executemany(f"UPDATE {table.flags} SET indexed = 1 WHERE {table.key} = ?", done)
+            connection.executemany(f"DELETE FROM {table.stale} WHERE passage = ?", [(key,) for key in stale])
+
+    def mark_all_unindexed(self, table: VectorTable) -> None:
+        """Note that the index is empty, and so are its files."""
+        with self.database.write() as connection:
+            set_meta(connection, table.traces, False)
+            connection.execute(f"UPDATE {table.flags} SET indexed = 0 WHERE indexed IS NOT NULL")
+            connection.execute(f"DELETE FROM {table.stale}")
 
     def _insert_passages(
         self, connection: sqlite3.Connection, document: int, stored: StoredDocument, keep_text: bool
@@ -211,17 +329,17 @@ class Ledger:
             if passage.vector is not None:
                 connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, _vector_blob(passage.vector)))
             if passage.payload is not None:
-                self._insert_payload(connection, key, passage.payload)
+                self._insert_payload(connection, key, current_generation(connection), passage.payload)
             if keep_text:
                 text = stored.text[passage.start : passage.end]
                 connection.execute("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", (key, text))
 
-    def _insert_payload(self, connection: sqlite3.Connection, key: int, payload: bytes) -> None:
+    def _insert_payload(self, connection: sqlite3.Connection, key: int, generation: int, payload: bytes) -> None:
         inline = len(payload) <= _INLINE_BYTES
         digest = sha256(payload).digest() if inline else self.files.write(payload)
         connection.execute(
-            "REPLACE INTO payloads VALUES (?, ?, ?, ?)",
-            (key, digest, len(payload), payload if inline else None),
+            "REPLACE INTO payloads VALUES (?, ?, ?, ?, ?)",
+            (key, generation, digest, len(payload), payload if inline else None),
         )
 
     def _remove_files(self, digests: set[bytes]) -> None:
@@ -230,58 +348,8 @@ class Ledger:
             return
         with self.database.write() as connection:
             for digest in digests:
-                if not _files(connection, "sha256 = ?", (digest,)):
+                if not payload_files(connection, "sha256 = ?", (digest,)):
                     self.files.remove(digest)
-
-
-def _set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
-    connection.execute("REPLACE INTO store_meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
-
-
-def _set_asset(connection: sqlite3.Connection, name: str, data: bytes) -> None:
-    connection.execute("REPLACE INTO assets VALUES (?, ?, ?)", (name, sha256(data).digest(), data))
-
-
-def _key(connection: sqlite3.Connection, id: str) -> int:
-    row = connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone()
-    if row is None:  # another thread or process was faster
-        raise InvalidInputError(f"unknown ids [{id!r}]; nothing was changed.")
-    return int(row[0])
-
-
-_FORGET_TEXTS = (
-    "INSERT INTO lexicon (lexicon, rowid, text) SELECT 'delete', key, text FROM passage_texts "
-    "WHERE key IN (SELECT key FROM passages WHERE document = ?)"
-)
-_MARK_STALE = (
-    "INSERT OR IGNORE INTO stale SELECT passage FROM vectors "
-    "WHERE passage IN (SELECT key FROM passages WHERE document = ?)"
-)
-
-
-def _remove_passages(connection: sqlite3.Connection, document: int) -> set[bytes]:
-    """Take a document's passages out of every table; returns the payload files they used."""
-    own = "passage IN (SELECT key FROM passages WHERE document = ?)"
-    dropped = _files(connection, own, (document,))
-    connection.execute(_FORGET_TEXTS, (document,))
-    connection.execute(_MARK_STALE, (document,))
-    for table in ("vectors", "payloads"):
-        connection.execute(f"DELETE FROM {table} WHERE {own}", (document,))
-    connection.execute("DELETE FROM passages WHERE document = ?", (document,))
-    connection.execute("DELETE FROM labels WHERE document = ?", (document,))
-    return dropped
-
-
-def _files(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> set[bytes]:
-    rows = connection.execute(f"SELECT sha256 FROM payloads WHERE data IS NULL AND {where}", values)
-    return {row[0] for row in rows}
-
-
-def _insert_labels(connection: sqlite3.Connection, document: int, metadata: dict[str, Any]) -> None:
-    connection.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?)",
-        [(document, key, label_value(value)) for key, value in metadata.items() if is_filterable(value)],
-    )
 
 
 def _byte_offsets(text: str, passages: Sequence[StoredPassage]) -> dict[int, int]:

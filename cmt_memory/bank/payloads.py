@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Container
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -71,15 +71,12 @@ class PayloadFiles:
         """Delete a payload's file where there is one."""
         self._path(digest).unlink(missing_ok=True)
 
-    def digests(self) -> Iterator[bytes]:
-        """The payloads that have a file; what an interrupted write left is removed on the way."""
-        if not self.folder.is_dir():
-            return
-        for path in list(self.folder.iterdir()):
-            if path.suffix == ".partial":
-                path.unlink(missing_ok=True)
-            elif path.suffix == _SUFFIX and len(path.stem) == 64:
-                yield bytes.fromhex(path.stem)
+    def orphans(self, used: Container[bytes]) -> list[Path]:
+        """Files of payloads that are not in use, and what interrupted writes left."""
+        found = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        names = [path for path in found if path.suffix == _SUFFIX and len(path.stem) == 64]
+        unused = [path for path in names if bytes.fromhex(path.stem) not in used]
+        return unused + [path for path in found if path.suffix == ".partial"]
 
     def _path(self, digest: bytes) -> Path:
         return self.folder / f"{digest.hex()}{_SUFFIX}"

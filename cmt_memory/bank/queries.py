@@ -11,13 +11,20 @@ import numpy as np
 
 from cmt_memory.bank.database import Database
 from cmt_memory.bank.filters import Condition, to_sql
-from cmt_memory.bank.records import DocumentInfo, PassageRow, Vector
+from cmt_memory.bank.records import RETRIEVAL, DocumentInfo, PassageRow, Vector, VectorTable
 from cmt_memory.documents import Document
 from cmt_memory.errors import InvalidInputError, StoreCorruptError
 
 T = TypeVar("T")
 
 _CHUNK = 500
+# Documents whose time has come are gone for every reader, before the next write removes them.
+_LIVE = "(d.expires IS NULL OR d.expires > cmt_now())"
+LACKING = (
+    "SELECT p.document, p.key, p.n_tokens FROM passages p JOIN documents d ON d.key = p.document LEFT JOIN payloads y "
+    f"ON y.passage = p.key AND y.generation = ? WHERE y.passage IS NULL AND {_LIVE}"
+)
+_EXPIRED = "SELECT key FROM documents WHERE expires <= cmt_now()"
 
 
 class Queries:
@@ -29,14 +36,24 @@ class Queries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.keep_text = False
+        """Whether every document has a text, so that one without is damaged."""
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._database.read() as connection:
             return connection.execute(sql, values).fetchall()
 
+    @property
+    def _current(self) -> str:
+        return f"generation = {self._database.generation}"
+
     def changes(self) -> int:
         """Number of commits so far, by any process."""
         return int(self._all("SELECT changes FROM counters")[0][0])
+
+    def generation(self) -> int:
+        """Which payloads count now."""
+        return int(self._all("SELECT generation FROM counters")[0][0])
 
     def meta(self, key: str) -> Any:
         """A setting of the store, or None."""
@@ -58,18 +75,35 @@ class Queries:
 
     def count_documents(self) -> int:
         """Number of documents."""
-        return int(self._all("SELECT documents FROM counters")[0][0])
+        return int(self._all(f"SELECT documents - (SELECT count(*) FROM ({_EXPIRED})) FROM counters")[0][0])
+
+    def has_rows(self) -> bool:
+        """Whether the ledger holds any document, an expired one included."""
+        return bool(self._all("SELECT documents FROM counters")[0][0])
+
+    def has_expired(self) -> bool:
+        """Whether a document has expired that is still on disk."""
+        return bool(self._all(f"{_EXPIRED} LIMIT 1"))
+
+    def has_expiry(self) -> bool:
+        """Whether any document has a time to live."""
+        return bool(self._all("SELECT 1 FROM documents WHERE expires IS NOT NULL LIMIT 1"))
+
+    def expired_passages(self) -> set[int]:
+        """Keys of the passages whose document has expired and is still on disk."""
+        return {row[0] for row in self._all(f"SELECT key FROM passages WHERE document IN ({_EXPIRED})")}
 
     def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids in the order in which the documents were first added."""
         rows = self._all(
-            "SELECT id FROM documents ORDER BY key LIMIT ? OFFSET ?", (-1 if limit is None else limit, offset)
+            f"SELECT d.id FROM documents d WHERE {_LIVE} ORDER BY d.key LIMIT ? OFFSET ?",
+            (-1 if limit is None else limit, offset),
         )
         return [row[0] for row in rows]
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that there are."""
-        return {row[0] for row in self._in("SELECT id FROM documents WHERE id IN (%s)", ids)}
+        return {row[0] for row in self._in(f"SELECT d.id FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)}
 
     def documents(self, ids: Sequence[str]) -> dict[str, Document]:
         """Documents by id, without the unknown ones; texts are empty where none are kept.
@@ -77,15 +111,17 @@ class Queries:
         Raises:
             StoreCorruptError: A text is not what was kept.
         """
-        rows = self._in("SELECT id, sha256, text, metadata FROM documents WHERE id IN (%s)", ids)
+        rows = self._in(
+            f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids
+        )
         return {
-            id: Document(_checked(id, digest, text).decode(), _metadata(id, metadata), id)
+            id: Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
             for id, digest, text, metadata in rows
         }
 
     def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
         """The sha256 of the text and the metadata's canonical JSON, by id."""
-        rows = self._in("SELECT id, sha256, metadata FROM documents WHERE id IN (%s)", ids)
+        rows = self._in(f"SELECT d.id, d.sha256, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def infos(self, ids: Sequence[str]) -> dict[str, DocumentInfo]:
@@ -94,7 +130,7 @@ class Queries:
             "SELECT d.id, d.characters, d.bytes, count(p.key), sum(p.n_tokens), coalesce(sum(y.bytes), 0), "
             "d.created, d.updated, d.expires, d.metadata FROM documents d "
             "LEFT JOIN passages p ON p.document = d.key LEFT JOIN payloads y ON y.passage = p.key "
-            "WHERE d.id IN (%s) GROUP BY d.key",
+            f"AND y.{self._current} WHERE {_LIVE} AND d.id IN (%s) GROUP BY d.key",
             ids,
         )
         found: list[tuple[Any, ...]] = [(*row[:-1], _metadata(row[0], row[-1])) for row in rows]
@@ -118,21 +154,30 @@ class Queries:
                     some,
                 ).fetchall()
                 documents = connection.execute(
-                    "SELECT key, id, sha256, text, metadata FROM documents "
-                    f"WHERE key IN (SELECT document FROM passages WHERE key IN ({marks}))",
+                    f"SELECT d.key, d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} "
+                    f"AND d.key IN (SELECT document FROM passages WHERE key IN ({marks}))",
                     some,
                 )
-                texts = {row[0]: (row[1], _checked(*row[1:4]), row[4]) for row in documents}
+                texts = {row[0]: (row[1], self._checked(*row[1:4]), row[4]) for row in documents}
                 for key, document, n, start, end, n_tokens, *place in rows:
-                    id, text, metadata = texts[document]
-                    piece = text[slice(*place)].decode()
-                    found[key] = PassageRow(key, id, n, start, end, n_tokens, piece, _metadata(id, metadata))
+                    if document in texts:
+                        id, text, metadata = texts[document]
+                        piece = text[slice(*place)].decode()
+                        found[key] = PassageRow(key, id, n, start, end, n_tokens, piece, _metadata(id, metadata))
         return found
 
-    def metadata_of(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The document's metadata for passages, without those that are gone."""
+    def names(self, keys: Sequence[int]) -> dict[int, tuple[str, int]]:
+        """The document's id and the passage's number for passages, without those that are gone."""
         rows = self._in(
-            "SELECT p.key, d.id, d.metadata FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)",
+            "SELECT p.key, d.id, p.n FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN (%s)", keys
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def metadata_of(self, keys: Sequence[int], *, expired: bool = False) -> dict[int, dict[str, Any]]:
+        """The document's metadata for passages, without those that are gone; the expired ones are, unless asked for."""
+        rows = self._in(
+            "SELECT p.key, d.id, d.metadata FROM passages p JOIN documents d ON d.key = p.document "
+            f"WHERE {'1' if expired else _LIVE} AND p.key IN (%s)",
             keys,
         )
         return {row[0]: _metadata(row[1], row[2]) for row in rows}
@@ -145,7 +190,8 @@ class Queries:
         """
         names = [passage_id.rpartition("#") for passage_id in passage_ids]
         rows = self._in(
-            "SELECT d.id, p.n, p.key FROM documents d JOIN passages p ON p.document = d.key WHERE d.id IN (%s)",
+            "SELECT d.id, p.n, p.key FROM documents d JOIN passages p ON p.document = d.key "
+            f"WHERE {_LIVE} AND d.id IN (%s)",
             list(dict.fromkeys(id for id, _, _ in names)),
         )
         found = {f"{id}#{n}": key for id, n, key in rows}
@@ -157,14 +203,17 @@ class Queries:
     def is_passage(self, passage_id: str) -> bool:
         """Whether there is a passage of this id."""
         id, _, n = passage_id.rpartition("#")
-        sql = "SELECT 1 FROM documents d JOIN passages p ON p.document = d.key WHERE d.id = ? AND CAST(p.n AS TEXT) = ?"
+        sql = (
+            "SELECT 1 FROM documents d JOIN passages p ON p.document = d.key "
+            f"WHERE {_LIVE} AND d.id = ? AND CAST(p.n AS TEXT) = ?"
+        )
         return bool(self._all(sql, (id, n)))
 
     def passages_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Keys of the passages of documents, in their order in the text."""
         rows = self._in(
             "SELECT d.id, p.key FROM documents d JOIN passages p ON p.document = d.key "
-            "WHERE d.id IN (%s) ORDER BY d.key, p.n",
+            f"WHERE {_LIVE} AND d.id IN (%s) ORDER BY d.key, p.n",
             ids,
         )
         found: dict[str, list[int]] = {}
@@ -174,16 +223,17 @@ class Queries:
 
     def count_passages(self) -> int:
         """Number of passages."""
-        return int(self._all("SELECT passages FROM counters")[0][0])
+        gone = f"SELECT count(*) FROM passages WHERE document IN ({_EXPIRED})"
+        return int(self._all(f"SELECT passages - ({gone}) FROM counters")[0][0])
 
     def payloads(self, keys: Sequence[int]) -> dict[int, tuple[bytes, bytes | None]]:
         """The sha256 of each payload and the payload itself, None where it is in a file."""
-        rows = self._in("SELECT passage, sha256, data FROM payloads WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, sha256, data FROM payloads WHERE {self._current} AND passage IN (%s)", keys)
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def payload_digests(self, keys: Sequence[int]) -> dict[int, bytes]:
         """The sha256 of each payload."""
-        rows = self._in("SELECT passage, sha256 FROM payloads WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, sha256 FROM payloads WHERE {self._current} AND passage IN (%s)", keys)
         return {row[0]: row[1] for row in rows}
 
     def without_vector(self) -> list[int]:
@@ -192,31 +242,60 @@ class Queries:
 
     def without_payload(self) -> list[int]:
         """Keys of the passages that are not compressed yet."""
-        rows = self._all("SELECT key FROM passages WHERE key NOT IN (SELECT passage FROM payloads) ORDER BY key")
+        return [key for _, key, _ in self.lacking(self._database.generation)]
+
+    def lacking(self, generation: int) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of each passage without a payload of a generation, documents together."""
+        return [(row[0], row[1], row[2]) for row in self._all(f"{LACKING} ORDER BY p.document, p.n", (generation,))]
+
+    def work_on(self, keys: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Document, key and tokens of passages, as :meth:`lacking` gives them."""
+        rows = self._in("SELECT document, key, n_tokens FROM passages WHERE key IN (%s)", keys)
+        return sorted((row[0], row[1], row[2]) for row in rows)
+
+    def without_payload_in(self, ids: Sequence[str]) -> list[int]:
+        """Keys of the passages of documents that are not compressed yet."""
+        rows = self._in(
+            "SELECT p.key FROM documents d JOIN passages p ON p.document = d.key LEFT JOIN payloads y "
+            f"ON y.passage = p.key AND y.{self._current} WHERE y.passage IS NULL AND {_LIVE} AND d.id IN (%s)",
+            ids,
+        )
         return [row[0] for row in rows]
 
     # -- index ----------------------------------------------------------------------------------------------
 
-    def count_vectors(self) -> int:
-        """Number of passages with a retrieval vector."""
-        return int(self._all("SELECT count(indexed) FROM passages")[0][0])
+    def count_vectors(self, table: VectorTable = RETRIEVAL) -> int:
+        """Number of passages with a vector."""
+        return int(self._all(f"SELECT count(indexed) FROM {table.flags}")[0][0])
 
-    def to_index(self) -> list[int]:
+    def to_index(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index has not confirmed."""
-        return [row[0] for row in self._all("SELECT key FROM passages WHERE indexed = 0 ORDER BY key")]
+        rows = self._all(f"SELECT {table.key} FROM {table.flags} WHERE indexed = 0 ORDER BY {table.key}")
+        return [row[0] for row in rows]
 
-    def stale(self) -> list[int]:
+    def with_vector(self, table: VectorTable = RETRIEVAL) -> list[int]:
+        """Keys of the passages that belong into the index."""
+        rows = self._all(f"SELECT {table.key} FROM {table.flags} WHERE indexed IS NOT NULL ORDER BY {table.key}")
+        return [row[0] for row in rows]
+
+    def without_memory_vector(self) -> list[int]:
+        """Keys of the passages whose memory counts but has no vector of its own yet."""
+        have = "SELECT passage FROM memory_vectors"
+        rows = self._all(f"SELECT passage FROM payloads WHERE {self._current} AND passage NOT IN ({have})")
+        return sorted(row[0] for row in rows)
+
+    def stale(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index may still hold though the ledger has dropped them."""
-        return [row[0] for row in self._all("SELECT passage FROM stale ORDER BY passage")]
+        return [row[0] for row in self._all(f"SELECT passage FROM {table.stale} ORDER BY passage")]
 
-    def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
+    def vectors(self, keys: Sequence[int], table: VectorTable = RETRIEVAL) -> tuple[list[int], Vector]:
         """The keys that have a vector and their vectors ``[n, dims]``."""
-        rows = self._in("SELECT passage, vector FROM vectors WHERE passage IN (%s)", keys)
+        rows = self._in(f"SELECT passage, vector FROM {table.name} WHERE passage IN (%s)", keys)
         return [row[0] for row in rows], stack([row[1] for row in rows])
 
-    def matching_vectors(self, condition: Condition | None) -> tuple[list[int], Vector]:
+    def matching_vectors(self, condition: Condition | None, table: VectorTable = RETRIEVAL) -> tuple[list[int], Vector]:
         """Keys and vectors of all passages whose document passes a filter."""
-        sql, values = "SELECT v.passage, v.vector FROM vectors v", list[Any]()
+        sql, values = f"SELECT v.passage, v.vector FROM {table.name} v", list[Any]()
         if condition is not None:
             test, values = to_sql(condition, "p.document")
             sql += f" JOIN passages p ON p.key = v.passage WHERE {test}"
@@ -235,7 +314,8 @@ class Queries:
             sql += " CROSS JOIN passages p ON p.key = lexicon.rowid"
             test, values = to_sql(condition, "p.document")
             test = f" AND {test}"
-        sql += f" WHERE lexicon MATCH ?{test} ORDER BY lexicon.rank LIMIT ?"
+        gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
+        sql += f" WHERE lexicon MATCH ?{test} AND lexicon.rowid NOT IN ({gone}) ORDER BY lexicon.rank LIMIT ?"
         return [(row[0], row[1]) for row in self._all(sql, (quoted, *values, limit))]
 
     def word_counts(self, words: Sequence[str]) -> dict[str, int]:
@@ -246,18 +326,34 @@ class Queries:
 
     def totals(self) -> dict[str, int]:
         """Documents, passages, tokens, bytes of the texts and of the payloads."""
+        gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
         with self._database.read() as connection:
-            documents, text_bytes = connection.execute("SELECT count(*), total(bytes) FROM documents").fetchone()
-            passages, tokens = connection.execute("SELECT count(*), total(n_tokens) FROM passages").fetchone()
-            payloads, payload_bytes = connection.execute("SELECT count(*), total(bytes) FROM payloads").fetchone()
+            documents, text_bytes = connection.execute(
+                f"SELECT count(*), total(d.bytes) FROM documents d WHERE {_LIVE}"
+            ).fetchone()
+            passages, tokens = connection.execute(
+                f"SELECT count(*), total(n_tokens) FROM passages WHERE document NOT IN ({_EXPIRED})"
+            ).fetchone()
+            (vector_bytes,) = connection.execute("SELECT total(length(vector)) FROM memory_vectors").fetchone()
+            payloads, payload_bytes = connection.execute(
+                f"SELECT count(*), total(bytes) FROM payloads WHERE {self._current} AND passage NOT IN ({gone})"
+            ).fetchone()
         return {
             "documents": documents,
             "passages": passages,
             "memories": payloads,
+            "waiting": passages - payloads,
             "tokens": int(tokens),
             "text_bytes": int(text_bytes),
             "payload_bytes": int(payload_bytes),
+            "memory_vector_bytes": int(vector_bytes),
         }
+
+    def _checked(self, id: str, digest: bytes, text: bytes | None) -> bytes:
+        """A document's text as it was kept, empty where none was."""
+        if self.keep_text if text is None else sha256(text).digest() != digest:
+            raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
+        return text or b""
 
     def _in(self, sql: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
         """Run a statement with ``IN (%s)`` for any number of values, all on the same commit."""
@@ -268,13 +364,6 @@ class Queries:
             for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows
-
-
-def _checked(id: str, digest: bytes, text: bytes | None) -> bytes:
-    """A document's text as it was kept, empty where none was."""
-    if text is not None and sha256(text).digest() != digest:
-        raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
-    return text or b""
 
 
 def _metadata(id: str, text: str) -> dict[str, Any]:

@@ -11,6 +11,38 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class VectorTable:
+    """Where the ledger keeps one kind of vectors, and what of them its index holds.
+
+    Args:
+        name: Table of the vectors.
+        flags: Table whose ``indexed`` is 0 until the index holds a passage's vector, and 1 from then on.
+        key: Column of the passage's key in ``flags``.
+        stale: Table of keys that the index may still hold though the ledger has dropped them.
+        traces: Setting that says that the index's files keep traces of what was deleted.
+        files: Setting that says what the index's files look like.
+    """
+
+    name: str
+    flags: str
+    key: str
+    stale: str
+    traces: str
+    files: str
+
+
+RETRIEVAL = VectorTable("vectors", "passages", "key", "stale", "index_has_traces", "index_files")
+MEMORY = VectorTable(
+    "memory_vectors",
+    "memory_vectors",
+    "passage",
+    "stale_memory_vectors",
+    "memory_index_has_traces",
+    "memory_index_files",
+)
+
+
 @dataclass(slots=True)
 class StoredPassage:
     """A passage ready to be kept.

@@ -15,12 +15,10 @@ from cmt_memory.bank.index import IndexBrokenError, VectorIndex
 from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import Queries, chunks
-from cmt_memory.bank.records import Vector
+from cmt_memory.bank.records import Vector, VectorTable
 from cmt_memory.errors import CMTError, StoreClosedError, StoreFullError, StoreLockedError
 
 logger = logging.getLogger(__name__)
-
-_FILES = "index_files"
 
 
 class SyncedIndex:
@@ -31,10 +29,14 @@ class SyncedIndex:
         queries: Reads the same ledger.
         index: The index.
         lock: The folder's lock; a shared one is made exclusive for a rebuild.
+        table: Which vectors of the ledger it holds.
     """
 
-    def __init__(self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock) -> None:
+    def __init__(
+        self, ledger: Ledger, queries: Queries, index: VectorIndex, lock: FolderLock, table: VectorTable
+    ) -> None:
         self._ledger, self._queries, self._index, self._folder_lock = ledger, queries, index, lock
+        self._table = table
         self._lock = threading.RLock()
         self._rebuilds = 0
         self._behind = False
@@ -47,19 +49,24 @@ class SyncedIndex:
         While others share the folder, differences may be their unfinished work and are left to them. What cannot
         be put right is logged, and searches are exact until it is.
         """
-        self._record = self._queries.meta(_FILES) or self._record
+        self._record = self._queries.meta(self._table.files) or self._record
         self._sealed = self._record["files"] if self._record["closed"] else {}
-        stale, waiting = self._queries.stale(), self._queries.to_index()
+        stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
         try:
             if not self._index.is_as_left(self._record):
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
             self._note_files(self._index.outline(), closed=False)
-            if not stale and not self._queries.count_vectors():
-                return
+            if not self._queries.count_vectors(self._table):
+                if stale and not self._folder_lock.shared:  # what comes next may have another dimension
+                    self._try_rebuild("all it held was dropped", self._rebuilds)
+                    return
+                if not stale:
+                    return
             rebuilds = self._rebuilds
             self.sync()
-            if self._index.count() == self._queries.count_vectors():
+            if self._index.count() == self._queries.count_vectors(self._table):
+                self._tidy()
                 if (stale or waiting) and not self._folder_lock.shared and rebuilds == self._rebuilds:
                     logger.warning(
                         "an earlier process ended early: %d passages were added to the index and %d removed",
@@ -70,7 +77,7 @@ class SyncedIndex:
             self._behind = True
             if not self._folder_lock.make_exclusive():
                 return
-            found, expected = self._index.count(), self._queries.count_vectors()
+            found, expected = self._index.count(), self._queries.count_vectors(self._table)
             if found != expected:
                 self.rebuild(f"it held {found} passages and the ledger {expected}")
         except IndexBrokenError as error:
@@ -87,14 +94,14 @@ class SyncedIndex:
             StoreFullError: The disk has no room; the ledger holds everything, and searches are exact until there is.
         """
         with self._lock:
-            stale, waiting = self._queries.stale(), self._queries.to_index()
+            stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
             if not stale and not waiting:
                 return
             try:
                 if stale:
                     self._index.delete(stale)
                 self._write(waiting)
-                self._ledger.mark_indexed(waiting, stale)
+                self._ledger.mark_indexed(waiting, stale, self._table)
                 self._note_files(self._index.outline(), closed=False)
             except IndexBrokenError as error:
                 if not error.no_room:
@@ -108,7 +115,7 @@ class SyncedIndex:
             if self._behind:
                 self._catch_up()
 
-    def rebuild(self, reason: str) -> None:
+    def rebuild(self, reason: str, level: int = logging.WARNING) -> None:
         """Drop the collection and write it anew from the ledger.
 
         Raises:
@@ -125,8 +132,8 @@ class SyncedIndex:
             try:
                 started = time.monotonic()
                 self._index.reset()
-                self._ledger.mark_all_unindexed()
-                waiting = self._queries.to_index()
+                self._ledger.mark_all_unindexed(self._table)
+                waiting = self._queries.to_index(self._table)
                 try:
                     self._write(waiting)
                 except IndexBrokenError as error:
@@ -135,12 +142,12 @@ class SyncedIndex:
                     raise IndexBrokenError(
                         f"the index cannot be rebuilt: {error}. All is kept, and searches are exact until it can."
                     ) from error
-                self._ledger.mark_indexed(waiting)
-                self._note_files(self._index.outline(), closed=False)
+                self._ledger.mark_indexed(waiting, (), self._table)
+                self._tidy()
+                self._rebuilds += 1  # before the other: a search that began earlier is to see one of the two
                 self._behind = False
-                self._rebuilds += 1
                 seconds = time.monotonic() - started
-                logger.warning("rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
+                logger.log(level, "rebuilt the index of %d passages in %.1f s: %s", len(waiting), seconds, reason)
             finally:
                 self._folder_lock.make_shared()
 
@@ -162,6 +169,44 @@ class SyncedIndex:
                 if not self._try_rebuild(str(error), rebuilds):
                     return None
         return None
+
+    def reset(self) -> None:
+        """Begin with an empty index where it only holds what the ledger has dropped: its dimension may change."""
+        with self._lock:
+            if self._queries.stale(self._table) and not self._queries.count_vectors(self._table):
+                self.rebuild("all it held was replaced", level=logging.INFO)
+
+    def compact(self) -> None:
+        """Write the index anew where its files keep traces of what was deleted, or it is not what it should be.
+
+        Raises:
+            StoreLockedError: It has to be, and others share the folder.
+        """
+        with self._lock:
+            if self._queries.meta(self._table.traces):
+                self.rebuild("its files kept what was deleted", level=logging.INFO)
+            elif self._queries.count_vectors(self._table):
+                if not self._index.is_as_left(self._record):
+                    self.rebuild("its files are not as they were left")
+                elif any(self.compare()):
+                    self.rebuild("it differed from the ledger")
+            self._index.tidy()
+            self._note_files(self._index.outline(), closed=False)
+
+    def compare(self) -> tuple[list[int], list[int], list[int]]:
+        """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
+        with self._lock:
+            expected = self._queries.with_vector(self._table)
+            try:
+                self.sync()
+                found = set(self._index.keys()) if expected else set()
+                differing: list[int] = []
+                for _, some in chunks([key for key in expected if key in found]):
+                    ours, theirs = self._queries.vectors(some, self._table), self._index.vectors(some)
+                    differing += _differing(dict(zip(*ours, strict=True)), dict(zip(*theirs, strict=True)))
+            except IndexBrokenError:
+                return expected, [], []
+            return [key for key in expected if key not in found], sorted(found - set(expected)), differing
 
     def close(self) -> None:
         """Close the index and note what its files look like."""
@@ -187,13 +232,19 @@ class SyncedIndex:
     def _catch_up(self) -> bool:
         """Whether the index holds all there is again."""
         with self._lock, suppress(CMTError):
-            self._behind = self._index.count() != self._queries.count_vectors()
+            self._behind = self._index.count() != self._queries.count_vectors(self._table)
         return not self._behind
+
+    def _tidy(self) -> None:
+        """Leave nothing in the files but what the index holds; where they cannot be written, at the next chance."""
+        with suppress(CMTError):
+            self._index.tidy()
+        self._note_files(self._index.outline(), closed=False)
 
     def _write(self, keys: list[int]) -> None:
         for _, some in chunks(keys):
-            found, vectors = self._queries.vectors(some)
-            metadatas = self._queries.metadata_of(found)
+            found, vectors = self._queries.vectors(some, self._table)
+            metadatas = self._queries.metadata_of(found, expired=True)
             alive = [place for place, key in enumerate(found) if key in metadatas]
             if alive:
                 kept = [found[place] for place in alive]
@@ -202,7 +253,7 @@ class SyncedIndex:
     def _note_files(self, files: Footprint, *, closed: bool) -> None:
         record = {"closed": closed, "files": files}
         if record != self._record:
-            self._ledger.set_meta(_FILES, record)
+            self._ledger.set_meta(self._table.files, record)
             self._record = record
 
 
@@ -211,3 +262,15 @@ def _full(error: IndexBrokenError) -> StoreFullError:
         f"the disk has no room for the index ({error}). What was added is kept and found; free some space, and the "
         "next change or opening brings the index up to it."
     )
+
+
+def _differing(ours: dict[int, Vector], theirs: dict[int, Vector]) -> list[int]:
+    """Keys whose vectors ``[dims]`` point another way; their lengths do not count, as for the cosine."""
+    return [key for key, vector in ours.items() if key in theirs and not _parallel(vector, theirs[key])]
+
+
+def _parallel(one: Vector, other: Vector) -> bool:
+    if one.shape != other.shape or not np.isfinite(one).all():
+        return False
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return abs(float(one @ other) - lengths) <= 1e-4 * lengths

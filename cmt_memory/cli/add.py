@@ -19,6 +19,7 @@ from cmt_memory.cli.options import (
     open_store,
     ratio_option,
     store_option,
+    ttl_option,
 )
 from cmt_memory.cli.output import print_json
 from cmt_memory.cli.reading import Reading, origin, read_paths
@@ -33,6 +34,7 @@ from cmt_memory.errors import InvalidInputError
 @ratio_option
 @latent_option
 @encoder_option
+@ttl_option
 @json_option
 @debug_option
 @click.pass_context
@@ -44,6 +46,7 @@ def add(
     ratio: int | None,
     latent: int | Literal["full"] | None,
     encoder: str | None,
+    ttl: float | None,
     as_json: bool,
 ) -> None:
     """Read files, compress each document once, and keep the memories in a store.
@@ -51,11 +54,14 @@ def add(
     \b
     Example:  cmt-memory add notes/ report.pdf facts.jsonl --store mem
     Own LM:   cmt-memory add notes/ --store mem --model Qwen/Qwen3-0.6B
+    For now:  cmt-memory add today.md --store mem --ttl 12h
 
     Folders are read recursively: text, Markdown and other plain text, Python, PDF (one document a page) and
     JSONL (one document a line, {"text": "…", "id": "…", "metadata": {…}}). Any other file that is UTF-8 text
     can be named itself. Adding an unchanged file again costs nothing; a changed file replaces what it was.
-    A file that is gone stays in the store until you delete it there.
+    A file that is gone stays in the store until you delete it there. With --ttl documents are not found any more
+    when their time is over, and the next change removes them from the disk; adding a file again sets its time
+    anew, without --ttl for ever.
 
     Model, ratio and latent are chosen when a store is made and stay with it.
     """
@@ -63,42 +69,46 @@ def add(
     _report_skipped(reading)
     if not reading.documents:
         raise InvalidInputError(f"There is nothing to add under {', '.join(map(str, paths))}.")
-    changes, stale = _compare(path, reading)
+    changes, stale, renewed = _compare(path, reading, ttl)
+    todo = [d for d, change in zip(reading.documents, changes, strict=True) if change != "same" or d.id in renewed]
     kept: list[str] = []
     settings = (model, ratio, latent, encoder)
-    if any(change != "same" for change in changes) or stale or any(value is not None for value in settings):
+    if todo or stale or any(value is not None for value in settings):
         try:
             with open_store(path, model=model, ratio=ratio, latent=latent, encoder=encoder) as store:
-                todo = [d for d, change in zip(reading.documents, changes, strict=True) if change != "same"]
-                store.add_documents(todo, show_progress=sys.stderr.isatty(), on_progress=kept.extend)
+                store.add_documents(todo, show_progress=sys.stderr.isatty(), on_progress=kept.extend, ttl=ttl)
                 if stale:
                     store.delete(stale)
         except KeyboardInterrupt:
-            total = sum(change != "same" for change in changes)
             click.echo(
-                f"Interrupted: {len(kept)} of {total} documents were added to {path} and are kept. "
+                f"Interrupted: {len(kept)} of {len(todo)} documents were added to {path} and are kept. "
                 "The same command goes on from there.",
                 err=True,
             )
             ctx.exit(1)
-    _report(path, reading, changes, stale, as_json)
+    _report(path, reading, changes, stale, ttl, as_json)
 
 
-def _compare(path: Path, reading: Reading) -> tuple[list[str], list[str]]:
-    """What adding each document would change, and ids that the files no longer give; loads no LM."""
+def _compare(path: Path, reading: Reading, ttl: float | None) -> tuple[list[str], list[str], set[str]]:
+    """What adding each document would change, ids that the files no longer give, and those with another time.
+
+    Loads no LM.
+    """
     _check_ids(reading.documents)
     if not is_store(path):
-        return ["new"] * len(reading.documents), []
+        return ["new"] * len(reading.documents), [], set()
     from cmt_memory.bank.bank import MemoryBank
 
     bank = MemoryBank(path, read_only=True)
     try:
         changes: list[str] = list(bank.compare(reading.documents))
         given, files = {document.id for document in reading.documents}, set(reading.files)
-        stale = [info.id for info in bank.infos(bank.ids()) if info.id not in given and origin(info.metadata) in files]
+        infos = bank.infos(bank.ids())
+        stale = [info.id for info in infos if info.id not in given and origin(info.metadata) in files]
+        renewed = {info.id for info in infos if info.id in given and (ttl, info.expires) != (None, None)}
     finally:
         bank.close()
-    return changes, stale
+    return changes, stale, renewed
 
 
 def _check_ids(documents: Sequence[Document]) -> None:
@@ -118,7 +128,9 @@ def _report_skipped(reading: Reading) -> None:
         click.echo(f"passed over files of other kinds: {kinds}", err=True)
 
 
-def _report(path: Path, reading: Reading, changes: list[str], stale: list[str], as_json: bool) -> None:
+def _report(
+    path: Path, reading: Reading, changes: list[str], stale: list[str], ttl: float | None, as_json: bool
+) -> None:
     counts: dict[str, Any] = {
         "store": str(path),
         "files": len(reading.files),
@@ -131,7 +143,7 @@ def _report(path: Path, reading: Reading, changes: list[str], stale: list[str], 
     }
     if as_json:
         ids = [document.id for document in reading.documents]
-        print_json(counts | {"ids": ids, "removed_ids": stale})
+        print_json(counts | {"ids": ids, "removed_ids": stale, "ttl": ttl})
         return
     outcomes = ("added", "replaced", "updated", "unchanged", "removed")
     said = ", ".join(f"{counts[name]:,} {name}" for name in outcomes if counts[name])

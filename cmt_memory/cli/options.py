@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from cmt_memory.documents import LONGEST_TTL
 from cmt_memory.errors import CMTError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "cmt-tiny"
 _DEBUG = "cmt_memory.debug"
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +60,36 @@ class Latent(click.ParamType[int | str]):
         if number < 1:
             self.fail(f"{value!r} is neither a whole number of at least 1 nor 'full'.", param, ctx)
         return number
+
+
+class Lifetime(click.ParamType[float]):
+    """A number of seconds, or one with a unit: `90s`, `45m`, `12h`, `30d`, `2w`."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the option's value; returns seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", str(value).strip().lower(), re.ASCII)
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+        if not 0 < seconds <= LONGEST_TTL:
+            self.fail(
+                f"{value!r} is not a time: give seconds, or a number with s, m (minutes), h, d or w, such as 12h or "
+                f"30d; at most {LONGEST_TTL // _SECONDS['d']:,}d.",
+                param,
+                ctx,
+            )
+        return seconds
+
+
+def ttl_option(function: F) -> F:
+    """`--ttl`: how long documents are kept."""
+    return click.option(
+        "--ttl",
+        type=Lifetime(),
+        metavar="TIME",
+        help="Keep these documents so long, counted from now: seconds, or 45m, 12h, 30d, 2w.  "
+        "[default: until they are deleted]",
+    )(function)
 
 
 def model_option(help: str) -> Callable[[F], F]:
@@ -165,15 +198,37 @@ def load(name: str, ratio: int | None = None, latent: int | Literal["full"] | No
         raise CMTError(f"The model {name!r} cannot be loaded: {reason} Name another with --model.") from error
 
 
+def model_for_recompress(
+    path: Path, model: str | None, ratio: int | None, latent: int | Literal["full"] | None
+) -> CMTModel:
+    """The model that a store's memories are to be made with: what is not given is as the store has it.
+
+    Raises:
+        CMTError: the model cannot be loaded.
+    """
+    quiet()
+    stored = _stored_settings(path)
+    name = model or stored.get("lm") or DEFAULT_MODEL
+    if ratio is None:
+        ratio, latent = stored.get("ratio"), latent or stored.get("latent")
+    if (Path(name) / "cmt.safetensors").is_file() and model is not None:
+        latent = None  # a saved model brings its own
+    return load(name, ratio, latent)
+
+
 def stored_model(path: Path) -> str | None:
     """The LM that a store was made with, as `from_llm` takes it; None for a new store."""
+    return _stored_settings(path).get("lm") or None
+
+
+def _stored_settings(path: Path) -> dict[str, Any]:
     if not is_store(path):
-        return None
+        return {}
     from cmt_memory.bank.bank import MemoryBank
 
     bank = MemoryBank(path, read_only=True)
     try:
-        return (bank.meta("model") or {}).get("lm") or None
+        return bank.meta("model") or {}
     finally:
         bank.close()
 

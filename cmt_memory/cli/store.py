@@ -1,29 +1,39 @@
-"""`cmt-memory store …`: what is in a store. None of these loads an LM."""
+"""`cmt-memory store …`: what is in a store, and its upkeep. Only `recompress` loads an LM."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option, store_option
+from cmt_memory.cli.options import (
+    debug_option,
+    json_option,
+    latent_option,
+    model_for_recompress,
+    model_option,
+    ratio_option,
+    store_option,
+)
 from cmt_memory.cli.output import print_json, size
 from cmt_memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from cmt_memory.bank.bank import MemoryBank
+    from cmt_memory.bank.codec import SlotDtype
     from cmt_memory.bank.records import DocumentInfo
 
 
-@click.group(name="store")
+@click.group(name="store", short_help="Look into a store and keep it in order.")
 def store() -> None:
-    """Look into a store: list, show, delete, stats.
+    """Look into a store and keep it in order: list, show, delete, stats, verify, compact, recompress.
 
     \b
     Example:  cmt-memory store list --store mem
@@ -93,13 +103,15 @@ def show(id: str, path: Path, as_json: bool) -> None:
     click.echo(f"metadata  {json.dumps(info.metadata, ensure_ascii=False)}")
     click.echo(f"size      {info.tokens:,} tokens; text {size(info.bytes)}, memory {size(info.payload_bytes)}")
     click.echo(f"added     {_time(info.created)}, updated {_time(info.updated)}")
+    if info.expires is not None:
+        click.echo(f"expires   {_time(info.expires)}")
     for passage in passages:
         start, end = passage["span"]
         click.echo(f"passage   {passage['id']}: characters {start:,} to {end:,}, {passage['tokens']:,} tokens")
     click.echo(f"\n{found[0].text}" if kept else "\nThe store keeps no text.")
 
 
-@store.command()
+@store.command(short_help="Delete documents and their memories.")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @store_option()
 @json_option
@@ -149,14 +161,135 @@ def stats(path: Path, as_json: bool) -> None:
     lines = {
         "documents": f"{found['documents']:,} in {found['passages']:,} passages, {found['tokens']:,} tokens",
         "text": f"{size(found['text_bytes'])}, {size(found['text_bytes'] / documents)} a document",
-        "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document",
+        "memories": f"{size(found['payload_bytes'])}, {size(found['payload_bytes'] / documents)} a document"
+        + (f"; {found['waiting']:,} passages wait for theirs" if found["waiting"] else ""),
         "on disk": f"{size(disk['total'])} (ledger {size(disk['ledger'])}, payloads {size(disk['payloads'])}, "
-        f"search index {size(disk['index'])})",
+        f"search index {size(disk['index'])}"
+        + (f", of memories {size(disk['memory_index'])})" if disk["memory_index"] else ")"),
         "model": f"{found['model']}, ratio {found['ratio']}, latent {found['latent']}",
         "encoder": found["encoder"] or "none, words (BM25) alone",
     }
     for name, value in lines.items():
         click.echo(f"{name:<10}{value}")
+
+
+@store.command(short_help="Read everything and compare it with its digests.")
+@store_option()
+@click.option("--read-only", is_flag=True, help="Look beside a process that writes; leaves out the two indexes.")
+@json_option
+@debug_option
+@click.pass_context
+def verify(ctx: click.Context, path: Path, read_only: bool, as_json: bool) -> None:
+    """Read everything in a store, compare it with its digests, and say what to do about each problem.
+
+    \b
+    Example:  cmt-memory store verify --store mem
+    Script:   cmt-memory store verify --store mem --json | jq '.problems[].document'
+
+    The exit code is 1 if there are problems. No document is changed; the search index is put right where every
+    opening does so.
+    """
+    with _bank(path, read_only=read_only) as bank:
+        report = bank.verify()
+    if as_json:
+        print_json(asdict(report) | {"ok": report.ok})
+    else:
+        for problem in report.problems:
+            where = f" in {problem.document}" if problem.document is not None else ""
+            click.echo(f"{problem.kind}{where}: {problem.message}; {problem.remedy}")
+        found = "no problem" if report.ok else f"{len(report.problems):,} problem{'s' * (len(report.problems) != 1)}"
+        click.echo(
+            f"{path}: {found} in {report.documents:,} documents, {report.passages:,} passages and "
+            f"{report.memories:,} memories, {report.seconds:.1f} s"
+        )
+    if not report.ok:
+        ctx.exit(1)
+
+
+@store.command(short_help="Give the space of deleted documents back.")
+@store_option()
+@json_option
+@debug_option
+def compact(path: Path, as_json: bool) -> None:
+    """Give the space of deleted documents back; afterwards no file of the store holds their text or vectors.
+
+    \b
+    Example:  cmt-memory store compact --store mem
+
+    Also writes the search index, the word index and the counts anew where they are damaged.
+    """
+    with _bank(path, read_only=False) as bank:
+        before = bank.stats()["disk_bytes"]["total"]
+        bank.compact()
+        after = bank.stats()["disk_bytes"]["total"]
+    if as_json:
+        print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        click.echo(f"{path}: {size(before)} before, {size(after)} after")
+
+
+@store.command(short_help="Make every memory anew, by another LM or ratio.")
+@store_option()
+@model_option("LM that answers from now on: a hub id, a folder, or cmt-tiny.  [default: the store's own]")
+@ratio_option
+@latent_option
+@click.option(
+    "--slot-dtype",
+    type=click.Choice(["int8", "float16", "native"]),
+    default="int8",
+    show_default=True,
+    help="How the slots of new memories are kept; lossless ones always keep the LM's own dtype.",
+)
+@json_option
+@debug_option
+@click.pass_context
+def recompress(
+    ctx: click.Context,
+    path: Path,
+    model: str | None,
+    ratio: int | None,
+    latent: int | Literal["full"] | None,
+    slot_dtype: SlotDtype,
+    as_json: bool,
+) -> None:
+    """Make every memory anew from the kept text, by another LM or with another ratio or latent.
+
+    \b
+    Example:  cmt-memory store recompress --store mem --model Qwen/Qwen3-0.6B
+    Smaller:  cmt-memory store recompress --store mem --ratio 8
+    Repair:   cmt-memory store recompress --store mem
+
+    The old memories are used until all new ones are there. If it is interrupted, the same command goes on from
+    there. With nothing but --store, only memories that are damaged or missing are made anew.
+    """
+    done: list[str] = []
+    loaded = model_for_recompress(path, model, ratio, latent)
+    from cmt_memory.recompression import recompress as make_anew
+
+    with _bank(path, read_only=False) as bank:
+        if (model, ratio, latent) == (None, None, None):
+            from cmt_memory.opening import settle_model
+
+            loaded = settle_model(bank, loaded)
+        settings, documents = {"slot_dtype": slot_dtype}, len(bank)
+        try:
+            make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
+        except KeyboardInterrupt:
+            click.echo(
+                f"Interrupted: {len(done)} of {documents} documents have new memories, which are kept. "
+                "The same command goes on from there.",
+                err=True,
+            )
+            ctx.exit(1)
+    config = loaded.config
+    if as_json:
+        found = {"documents": documents, "recompressed": len(done)}
+        print_json(found | {"model": config.lm, "ratio": config.ratio, "latent": config.latent})
+    else:
+        click.echo(
+            f"{path}: {len(done):,} of {documents:,} documents have new memories, by {config.lm}, "
+            f"ratio {config.ratio}, latent {config.latent}"
+        )
 
 
 @contextmanager
@@ -171,7 +304,8 @@ def _bank(path: Path, *, read_only: bool = True) -> Iterator[MemoryBank]:
 
 
 def _plain(info: DocumentInfo) -> dict[str, Any]:
-    return asdict(info) | {"created": _time(info.created), "updated": _time(info.updated)}
+    times = {"created": info.created, "updated": info.updated, "expires": info.expires}
+    return asdict(info) | {name: None if seconds is None else _time(seconds) for name, seconds in times.items()}
 
 
 def _print_columns(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from cmt_memory.errors import CMTError, InvalidInputError
+from cmt_memory.evaluation.measuring import machine, median, spread
 from cmt_memory.model import CMTModel
 from cmt_memory.model.latent import calibration_texts
 from cmt_memory.model.memory import Memory
@@ -119,7 +116,7 @@ def measure_latency(settings: LatencySettings, on_question: Callable[[], None] |
     rng = random.Random(0)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     lm, tokenizer = random_lm(settings.shape, settings.dtype, device)
-    documents = [_words(rng, tokenizer, settings.document_tokens - 2) for _ in range(settings.documents)]
+    documents = [sentences(rng, tokenizer, settings.document_tokens - 2) for _ in range(settings.documents)]
     questions = [_question(rng, tokenizer) for _ in range(settings.repetitions + 1)]
     model = CMTModel.from_llm(lm, tokenizer=tokenizer, ratio=settings.ratio, latent=settings.latent, fit_on=documents)
     with tempfile.TemporaryDirectory(prefix="cmt-memory-bench-", ignore_cleanup_errors=True) as folder:
@@ -178,7 +175,7 @@ def _tokenizer(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=full, bos_token="<s>", eos_token="</s>")
 
 
-def _words(rng: random.Random, tokenizer: PreTrainedTokenizerFast, tokens: int, start: str = "The") -> str:
+def sentences(rng: random.Random, tokenizer: PreTrainedTokenizerFast, tokens: int, start: str = "The") -> str:
     """Words of the shipped text in random order, as sentences, `tokens` of them or a few less."""
     known = [word for text in calibration_texts() for word in text.split() if word.isalpha()]
     text = start
@@ -191,7 +188,7 @@ def _words(rng: random.Random, tokenizer: PreTrainedTokenizerFast, tokens: int, 
 
 def _question(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> str:
     while True:
-        asked = _words(rng, tokenizer, _QUESTION_TOKENS[1], start="What is the").replace(".", "") + "?"
+        asked = sentences(rng, tokenizer, _QUESTION_TOKENS[1], start="What is the").replace(".", "") + "?"
         if len(tokenizer.encode(asked)) in range(_QUESTION_TOKENS[0], _QUESTION_TOKENS[1] + 1):
             return asked
 
@@ -234,14 +231,14 @@ class TimedSource:
     def memory_keys(self, passages: Sequence[str]) -> list[str]:
         """As the store does, on the clock."""
         started = time.perf_counter()
-        keys = self._store.memory_keys(passages)
+        keys = self._store.memories.memory_keys(passages)
         self.seconds += time.perf_counter() - started
         return keys
 
     def load_memories(self, passages: Sequence[str]) -> list[Memory]:
         """As the store does, on the clock."""
         started = time.perf_counter()
-        memories = self._store.load_memories(passages)
+        memories = self._store.memories.load_memories(passages)
         self.seconds += time.perf_counter() - started
         return memories
 
@@ -292,44 +289,20 @@ def _report(
         "memory_over_none": [row["memory"] / row["none"] for row in asked],
     }
     return {
-        "ttft_ms": {mode: _median(values, 2) for mode, values in times.items()},
-        **{name: _median(values, 3) for name, values in ratios.items()},
+        "ttft_ms": {mode: median(values, 2) for mode, values in times.items()},
+        **{name: median(values, 3) for name, values in ratios.items()},
         "spread": {
-            "ttft_ms": {mode: _spread(values, 2) for mode, values in times.items()},
-            **{name: _spread(values, 3) for name, values in ratios.items()},
+            "ttft_ms": {mode: spread(values, 2) for mode, values in times.items()},
+            **{name: spread(values, 3) for name, values in ratios.items()},
         },
-        "breakdown_ms": {stage: _median([row["stages"][stage] for row in asked], 2) for stage in _STAGES},
-        "prompt_tokens": {mode: _median([row[f"{mode}_prompt_tokens"] for row in asked], 1) for mode in MODES},
-        "memory_slots": _median([row["memory_slots"] for row in asked], 1),
+        "breakdown_ms": {stage: median([row["stages"][stage] for row in asked], 2) for stage in _STAGES},
+        "prompt_tokens": {mode: median([row[f"{mode}_prompt_tokens"] for row in asked], 1) for mode in MODES},
+        "memory_slots": median([row["memory_slots"] for row in asked], 1),
         "question_tokens": [min(r["question_tokens"] for r in asked), max(r["question_tokens"] for r in asked)],
         "bytes_per_document": {
             "memory": round(stats["payload_bytes"] / settings.documents),
             "text": round(stats["text_bytes"] / settings.documents),
         },
         "settings": asdict(settings) | {"device": device, "encoder": stats["encoder"]},
-        "machine": {
-            "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "machine": machine(device),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _median(values: Sequence[float], digits: int) -> float:
-    return round(float(np.median(values)), digits)
-
-
-def _spread(values: Sequence[float], digits: int) -> dict[str, float]:
-    low, high = np.percentile(values, [10, 90])
-    return {"p10": round(float(low), digits), "p90": round(float(high), digits)}

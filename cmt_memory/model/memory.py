@@ -25,6 +25,11 @@ class Memory:
     n_tokens: int
 
     @property
+    def pooled(self) -> Tensor:
+        """`[d]` float32: the mean of the slots, of length 1, for searching by memories (CMT, AAAI 2025)."""
+        return torch.nn.functional.normalize(self.slots.detach().float().cpu().mean(dim=0), dim=0)
+
+    @property
     def key(self) -> str:
         """A digest of the content: two memories with the same key inject the same prefix."""
         digest = hashlib.sha256(str((tuple(self.slots.shape), self.slots.dtype, self.n_tokens)).encode())

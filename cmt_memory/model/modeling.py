@@ -323,7 +323,7 @@ class CMTModel:
         self._made_memories = self._made_memories or bool(documents)
         memories: list[Memory | None] = [None] * len(documents)
         with torch.no_grad():
-            for batch in _batches([len(ids) for ids in documents], batch_tokens):
+            for batch in length_batches([len(ids) for ids in documents], batch_tokens):
                 made = self.compressor.compress(self.lm, [documents[i] for i in batch])
                 for i, memory in zip(batch, made, strict=True):
                     memories[i] = memory
@@ -338,14 +338,14 @@ class CMTModel:
 
         Raises:
             InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
-                longer be read. Fit first, or make a new model and a new store.
+                longer be read. Fit first, or make a new model and `recompress` the store with it.
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
         if self._made_memories:
             raise InvalidInputError(
                 "This model has made memories already, and they could not be read after another fit. Fit a new model, "
-                "and add the documents to a new store with it."
+                "and make the store's memories anew with store.recompress(model), or use a new store."
             )
         if not documents:
             raise InvalidInputError("fit needs at least one document.")
@@ -416,8 +416,13 @@ def _check_settings(ratio: int, latent: int | str | None, compressor: str | None
         raise InvalidInputError(f"compressor must be one of {sorted(COMPRESSORS)}, not {compressor!r}.")
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, so that little is padded and memory peaks early."""
+def length_batches(lengths: Sequence[int], batch_tokens: int = _BATCH_TOKENS) -> list[list[int]]:
+    """Indices in batches of similar length, longest first, so that little is padded and memory peaks early.
+
+    Args:
+        lengths: tokens of each text.
+        batch_tokens: most tokens of a batch, padding included; a single longer text is a batch of its own.
+    """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:

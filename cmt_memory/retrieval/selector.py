@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.bank.filters import Filter, parse
-from cmt_memory.bank.records import PassageRow
+from cmt_memory.bank.filters import Condition, Filter, parse
+from cmt_memory.bank.records import PassageRow, Vector
 from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
 from cmt_memory.retrieval.lexical import QuestionWords, Words, idf_share
 
-CHANNELS = ("dense", "bm25")
+CHANNELS = ("dense", "bm25", "memory")
+DEFAULT_CHANNELS = ("dense", "bm25")
 
 _MIN_DEPTH = 32
 _DEPTH = 4
@@ -33,29 +35,37 @@ class Selector(Protocol):
 
 
 class HybridSelector:
-    """Dense vectors and BM25, fused.
+    """Dense vectors, BM25 and the memories' own vectors, fused. Words are searched beside the vectors.
 
     Args:
         bank: The bank to search.
         encoder: The encoder of the bank's vectors; None for BM25 alone.
-        channels: ``"dense"``, ``"bm25"`` or both. A channel that the bank cannot serve (no encoder, no kept
-            text) is left out as long as another remains.
+        channels: Any of ``"dense"``, ``"bm25"`` and ``"memory"``. A channel that the bank cannot serve (no
+            encoder, no kept text, no model) is left out as long as another remains.
+        compress: A question to the vector ``[d]`` that its memory would have, for ``"memory"``.
 
     Raises:
         InvalidInputError: An unknown channel, or none that the bank can serve.
     """
 
-    def __init__(self, bank: MemoryBank, encoder: Encoder | None, channels: Sequence[str] = CHANNELS) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        encoder: Encoder | None,
+        channels: Sequence[str] = DEFAULT_CHANNELS,
+        compress: Callable[[str], Vector] | None = None,
+    ) -> None:
         unknown = [channel for channel in channels if channel not in CHANNELS]
         if isinstance(channels, str) or unknown or not channels:
-            raise InvalidInputError(f"channels is {channels!r}; expected one or both of {list(CHANNELS)}.")
-        served = {"dense": encoder is not None, "bm25": bank.keep_text}
+            raise InvalidInputError(f"channels is {channels!r}; expected one or more of {list(CHANNELS)}.")
+        served = {"dense": encoder is not None, "bm25": bank.keep_text, "memory": compress is not None}
         self.channels = tuple(channel for channel in CHANNELS if channel in channels and served[channel])
         if not self.channels:
             raise InvalidInputError(
                 f"channels {list(channels)} cannot be searched: dense needs an encoder, bm25 a store with keep_text."
             )
         self._bank, self._encoder = bank, encoder if "dense" in self.channels else None
+        self._compress = compress if "memory" in self.channels else None
         self._words = Words()
         self._question_words = QuestionWords(bank)
 
@@ -65,7 +75,7 @@ class HybridSelector:
         """The at most ``k`` most relevant passages, best first.
 
         Fusion decides the order; ``score`` is the cosine mapped to [0, 1], or without an encoder the share of
-        the question's idf weight found in the passage.
+        the question's idf weight found in the passage, or by memories alone the cosine of the memories.
 
         Args:
             question: Any text that is not empty.
@@ -80,17 +90,34 @@ class HybridSelector:
         _check(question, k, min_score)
         condition = parse(filter)
         depth = max(_MIN_DEPTH, _DEPTH * k)
-        search = _Search({}, {}, {})
+        search = _Search({}, {}, {}, {})
+        with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-bm25") as beside:
+            words = beside.submit(self._by_words, search, question, depth, condition)
+            vector = self._by_vectors(search, question, depth, condition)
+            words.result()
+        nearest = list(search.dense)
+        if vector is not None:
+            others = dict.fromkeys([*search.bm25, *search.memory])
+            search.dense |= self._bank.cosines(vector, [key for key in others if key not in search.dense])
+        ranking = reciprocal_rank_fusion([nearest, list(search.bm25), list(search.memory)])
+        return self._hits(search, ranking, k, min_score)
+
+    def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
         if "bm25" in self.channels:
             search.weights, words = self._question_words.weigh(self._words.of(question))
             search.bm25 = dict(self._bank.search_words(words, depth, condition))
-        nearest: list[int] = []
-        if self._encoder is not None and self._bank.count_passages():
-            vector = self._encoder.encode_query(question)
-            search.dense = dict(self._bank.search_vectors(vector, depth, condition))
-            nearest = list(search.dense)
-            search.dense |= self._bank.cosines(vector, [key for key in search.bm25 if key not in search.dense])
-        return self._hits(search, reciprocal_rank_fusion([nearest, list(search.bm25)]), k, min_score)
+
+    def _by_vectors(self, search: _Search, question: str, depth: int, condition: Condition | None) -> Vector | None:
+        """Search the dense channel and the memories' own; return the question's dense vector if there is one."""
+        if not self._bank.count_passages():
+            return None
+        if self._compress is not None:
+            search.memory = dict(self._bank.search_memories(self._compress(question), depth, condition))
+        if self._encoder is None:
+            return None
+        vector = self._encoder.encode_query(question)
+        search.dense = dict(self._bank.search_vectors(vector, depth, condition))
+        return vector
 
     def _hits(self, search: _Search, ranking: list[int], k: int, min_score: float | None) -> list[MemoryHit]:
         """The first ``k`` of the ranking that reach ``min_score``, read from the ledger ``k`` at a time."""
@@ -109,24 +136,32 @@ class HybridSelector:
 
     def _score(self, search: _Search, row: PassageRow) -> float:
         if self._encoder is not None:
-            return (1 + min(1.0, max(-1.0, search.dense.get(row.key, -1.0)))) / 2
+            return _share(search.dense.get(row.key, -1.0))
+        if "bm25" not in self.channels:
+            return _share(search.memory.get(row.key, -1.0))
         return idf_share(search.weights, set(self._words.of(row.text)))
 
 
 @dataclass(slots=True)
 class _Search:
-    """Cosine and BM25 value by passage key, and the idf weight of each word of the question."""
+    """Cosine, BM25 value and memories' cosine by passage key, and the idf weight of each word of the question."""
 
     dense: dict[int, float]
     bm25: dict[int, float]
+    memory: dict[int, float]
     weights: dict[str, float]
 
 
 def _hit(row: PassageRow, score: float, search: _Search) -> MemoryHit:
-    channels = {"dense": search.dense, "bm25": search.bm25}
+    channels = {"dense": search.dense, "bm25": search.bm25, "memory": search.memory}
     scores = {name: values[row.key] for name, values in channels.items() if row.key in values}
     passage = f"{row.document}#{row.n}"
     return MemoryHit(row.document, passage, (row.start, row.end), score, scores, row.text, row.metadata)
+
+
+def _share(cosine: float) -> float:
+    """A cosine mapped to [0, 1]."""
+    return (1 + min(1.0, max(-1.0, cosine))) / 2
 
 
 def check_k(k: int) -> None:

@@ -8,6 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import time
+from datetime import datetime
+
+import pytest
 
 from cmt_memory.bank.bank import MemoryBank
 
@@ -90,6 +93,51 @@ def test_beside_a_writer_one_can_read_but_not_write(cmt, store, notes):
     finally:
         writer.close()
     assert "1 added" in cmt("add", notes, "--store", store).stdout
+
+
+def expiry(cmt, store, id):
+    """Seconds that a document has left; None for ever."""
+    shown = json.loads(cmt("store", "show", id, "--store", store, "--json").stdout)["expires"]
+    return None if shown is None else datetime.fromisoformat(shown).timestamp() - time.time()
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"),
+    [("90", 90), ("1.5", 1.5), ("90s", 90), ("45m", 2_700), ("12h", 43_200), ("30d", 2_592_000), ("2W", 1_209_600)],
+)
+def test_a_time_to_live_in_any_unit(cmt, lm, tmp_path, ttl, seconds):
+    (tmp_path / "a.md").write_text("The code of the door is 11 today.")
+    add = ["add", tmp_path / "a.md", "--store", tmp_path / "mem", "--model", lm, "--encoder", "none", "--ttl", ttl]
+    assert json.loads(cmt(*add, "--json").stdout)["ttl"] == seconds
+    if seconds > 60:
+        assert seconds - 60 < expiry(cmt, tmp_path / "mem", tmp_path / "a.md") <= seconds
+
+
+@pytest.mark.parametrize("ttl", ["0", "-5", "5y", "1d12h", "soon", "inf", "nan", "1e400", "999999999999d", "", "٣d"])
+def test_what_is_no_time_is_wrong_use(cmt, lm, notes, tmp_path, ttl):
+    result = cmt("add", notes, "--store", tmp_path / "mem", "--model", lm, "--ttl", ttl, code=2)
+    assert "such as 12h or 30d" in " ".join(result.stderr.split())
+    assert not (tmp_path / "mem").exists()
+
+
+def test_documents_go_when_their_time_is_over(cmt, store, tmp_path):
+    (tmp_path / "today.md").write_text("The code of the door is 11 today.")
+    cmt("add", tmp_path / "today.md", "--store", store, "--ttl", "2")
+    time.sleep(2.1)
+    assert len(ids(store)) == 4
+    cmt("store", "show", tmp_path / "today.md", "--store", store, code=1)
+    assert "1 added" in cmt("add", tmp_path / "today.md", "--store", store).stdout
+
+
+def test_adding_again_sets_the_time_anew(cmt, store, notes):
+    name = notes / "keys.md"
+    assert expiry(cmt, store, name) is None
+    assert "4 unchanged" in cmt("add", notes, "--store", store, "--ttl", "1h").stdout
+    assert 3_000 < expiry(cmt, store, name) < 3_601
+    assert "expires" in cmt("store", "show", name, "--store", store).stdout
+    cmt("add", name, "--store", store)
+    assert expiry(cmt, store, name) is None
+    assert 3_000 < expiry(cmt, store, "locker") < 3_601
 
 
 def test_ctrl_c_keeps_what_was_committed(command, process, lm, tmp_path):

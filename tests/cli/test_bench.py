@@ -30,3 +30,30 @@ def test_latency_for_people(cmt):
     text = cmt("bench", "latency", "--shape", "tiny", "--repetitions", "1", "--encoder", "none").stdout
     assert "documents as memories" in text
     assert "faster than text" in text
+
+
+def test_ingest_and_storage_have_the_keys_a_script_reads(cmt, tmp_path):
+    shape = ("--shape", "tiny", "--documents", "3", "--latent", "32", "--encoder", "none", "--json")
+    result = json.loads(cmt("bench", "ingest", *shape, "--rounds", "2").stdout)
+    assert min(result["tokens_per_s"].values()) > 0
+    assert result["spread"]["share"]["p10"] <= result["share"] <= result["spread"]["share"]["p90"]
+    kept = json.loads(cmt("bench", "storage", *shape).stdout)["bytes_per_document"]
+    assert 32 * 32 <= kept["payload"] < 2 * 32 * 32
+    assert kept["payload"] < kept["text"] < kept["store"]
+    assert kept["full_kv"] == 512 * 2 * 2 * 2 * 16 * 4
+
+
+def test_search_finds_what_is_nearest(cmt, tmp_path):
+    size = ("--memories", "300", "--questions", "10", "--store", tmp_path / "store")
+    result = json.loads(cmt("bench", "search", *size, "--json").stdout)
+    assert result["recall"] > 0.9
+    assert set(result["search_ms"]) == {"hybrid", "dense"}
+    assert all(took["p50"] <= took["p95"] for took in result["search_ms"].values())
+    assert result["rebuilt_per_s"] > 0
+    assert result["peak_rss_mb"] > 10
+    assert "recall of the index" in cmt("bench", "search", *size).stdout
+
+
+def test_an_output_folder_that_is_not_there_is_told_before_measuring(cmt, tmp_path):
+    done = cmt("bench", "ingest", "--output", tmp_path / "none" / "x.json", code=2)
+    assert "does not exist" in done.stderr

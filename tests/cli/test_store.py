@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
+
+from cmt_memory.bank.bank import MemoryBank
+from tests.tiny import tiny_lm, tokenizer
 
 
 def test_list_counts_and_pages(cmt, store, notes):
@@ -51,3 +56,64 @@ def test_no_model_is_needed_to_look(cmt, lm, notes, tmp_path, command):
     cmt("add", notes, "--store", tmp_path / "mem", "--model", own, "--encoder", "none")
     shutil.rmtree(own)
     cmt("store", command, "--store", tmp_path / "mem")
+
+
+def test_verify_finds_nothing_in_a_sound_store(cmt, store):
+    assert "no problem in 4 documents" in cmt("store", "verify", "--store", store).stdout
+    report = json.loads(cmt("store", "verify", "--store", store, "--json").stdout)
+    assert (report["ok"], report["problems"], report["memories"]) == (True, [], 4)
+
+
+def test_verify_names_the_document_and_what_to_do(cmt, store):
+    connection = sqlite3.connect(store / "ledger.sqlite3", isolation_level=None)
+    connection.execute("UPDATE documents SET text = x'41' WHERE id = 'locker'")
+    connection.close()
+    result = cmt("store", "verify", "--store", store, code=1)
+    assert "text in locker: the text is not what was added; delete it and add it again" in result.stdout
+    report = json.loads(cmt("store", "verify", "--store", store, "--json", code=1).stdout)
+    assert "locker" in {problem["document"] for problem in report["problems"]}
+    cmt("store", "delete", "locker", "--store", store)
+    cmt("store", "compact", "--store", store)
+    cmt("store", "verify", "--store", store)
+
+
+def test_verify_beside_a_writer(cmt, store):
+    with closing(MemoryBank(store)):
+        assert "open for writing elsewhere" in cmt("store", "verify", "--store", store, code=1).stderr
+        assert "no problem" in cmt("store", "verify", "--store", store, "--read-only").stdout
+
+
+def test_ctrl_c_while_recompressing_keeps_what_was_made(cmt, store, monkeypatch):
+    def interrupt(*_, on_progress, **__):
+        on_progress(["locker"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmt_memory.recompression.recompress", interrupt)
+    result = cmt("store", "recompress", "--store", store, "--ratio", "4", code=1)
+    assert "Interrupted: 1 of 4 documents have new memories" in result.stderr
+
+
+def test_compact_prints_what_it_gave_back(cmt, store):
+    cmt("store", "delete", "locker", "--store", store)
+    counts = json.loads(cmt("store", "compact", "--store", store, "--json").stdout)
+    assert counts["bytes_before"] >= counts["bytes_after"] > 0
+    assert "before" in cmt("store", "compact", "--store", store).stdout
+    assert b"4471" not in b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+
+
+def test_the_command_changes_model_or_ratio_and_mends(cmt, lm, notes, tmp_path):
+    path, other = tmp_path / "mem", tmp_path / "other"
+    tiny_lm("qwen3").save_pretrained(other)
+    tokenizer().save_pretrained(other)
+    own = tmp_path / "lm"
+    shutil.copytree(lm, own)
+    cmt("add", notes, "--store", path, "--model", own, "--encoder", "none")
+    shutil.rmtree(own)
+    result = cmt("store", "recompress", "--store", path, "--model", other, "--json")
+    counts = json.loads(result.stdout)
+    assert counts == {"documents": 4, "recompressed": 4, "model": str(other), "ratio": 1, "latent": "full"}
+    smaller = json.loads(cmt("store", "recompress", "--store", path, "--ratio", "4", "--json").stdout)
+    assert (smaller["ratio"], smaller["recompressed"]) == (4, 4)
+    assert "0 of 4 documents have new memories" in cmt("store", "recompress", "--store", path).stdout
+    assert cmt("ask", "spare key", "--store", path, "--max-new-tokens", "2", "--json").exit_code == 0
+    cmt("store", "verify", "--store", path)

@@ -15,10 +15,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cmt_memory import CMTMemoryStore
 from cmt_memory.bank.bank import MemoryBank
 from tests.bank.helpers import lexicon_is_sound
-from tests.kills.worker import WORK, document, open_store, work
+from tests.kills.worker import MODELS, WORK, digests, document, made_by, open_store, work
 
 Digests = list[str]
 
@@ -41,11 +43,14 @@ class Series:
     repairs: int = 0
     rebuilds: int = 0
     checks: int = 0
+    made_by: int = 0
+    resumed: int = 0
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
         self._open: dict[str, int | None] = {}
         self._touched: set[str] = set()
+        self._remade: set[str] = set()
         self._durations: dict[str, float] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.kills.worker"])
@@ -53,7 +58,7 @@ class Series:
     def kill(self, number: int) -> str:
         """Start a process, kill it, check the store; returns what the process was doing."""
         focus = list(WORK)[number % len(WORK)]
-        self._open, self._touched = {}, set()
+        self._open, self._touched, self._remade = {}, set(), set()
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(self.path, self.seed + number, focus, sender), daemon=True)
         process.start()
@@ -64,14 +69,14 @@ class Series:
             process.kill()
             process.join()
             receiver.close()
-        self.check()
+        self.check(phase)
         self.phases[phase] += 1
         return phase
 
     def _follow(self, pipe: Connection, process: Any, focus: str) -> str:
         """Take in what the process says; kill it somewhere in the middle of the work in focus."""
         phase, began, deadline = "open", 0.0, float("inf")
-        patience = self._chance.randint(0, 3)
+        patience = 0 if focus == "recompress" else self._chance.randint(0, 3)
         names = {"reopen": "close"}
         while True:
             try:
@@ -92,24 +97,30 @@ class Series:
                 if phase == names.get(focus, focus) and deadline == float("inf"):
                     patience -= 1
                     if patience < 0 or focus == "open":
-                        deadline = began + self._chance.uniform(0, 1.1 * self._durations.get(phase, 0.05))
+                        guess = 0.02 * len(self.versions) if phase == "recompress" else 0.05
+                        deadline = began + self._chance.uniform(0, 1.1 * self._durations.get(phase, guess))
             elif "done" in message:
                 self._acknowledge(message["done"])
+            elif "remade" in message:
+                self._remade |= set(message["remade"])
+            elif "adopted" in message:
+                assert message["adopted"].keys() == self.versions.keys()
+                self.digests, self.made_by, self._remade = message["adopted"], 1 - self.made_by, set()
             else:
                 self._durations[phase] = time.monotonic() - began
                 assert not self._open, f"{phase} never acknowledged {list(self._open)}"
 
     def _acknowledge(self, done: dict[str, Digests | None]) -> None:
-        for id, digests in done.items():
+        for id, made in done.items():
             version = self._open.pop(id)
             self.acknowledged += 1
-            if version is None or digests is None:
-                assert version is digests is None
+            if version is None or made is None:
+                assert version is made is None
                 del self.versions[id], self.digests[id]
             else:
-                self.versions[id], self.digests[id] = version, digests
+                self.versions[id], self.digests[id] = version, made
 
-    def check(self) -> None:
+    def check(self, phase: str = "") -> None:
         """Open the store and compare it with what was acknowledged; what was not may be there whole, or not."""
         with _warnings() as seen:
             unsettled = False
@@ -122,6 +133,7 @@ class Series:
                 self.repairs += len(seen)
                 self.rebuilds += any("rebuilt" in message for message in seen)
                 self._settle(store)
+                self._settle_memories(store, phase)
                 self._compare(store)
             said = len(seen)
             open_store(self.path).close()
@@ -139,7 +151,40 @@ class Series:
                 self.digests.pop(id, None)
             elif now != before:
                 self.versions[id] = now
-                self.digests[id] = store.bank.payload_digests(store.bank.passage_ids([id]))
+                self.digests |= digests(store, [id])
+
+    def _settle_memories(self, store: CMTMemoryStore, phase: str) -> None:
+        """The memories are all of one model: the one before or, where they were being made anew, the other.
+
+        What was interrupted is left to the next process that makes them anew, or is finished here.
+        """
+        assert _generations(store) <= {store.bank.generation, store.bank.generation + 1}
+        if made_by(self.path) != self.made_by:
+            assert phase == "recompress"
+            self._take_over(store)
+            assert _generations(store) <= {store.bank.generation}
+        elif store.bank.meta("next_memories") is not None:
+            following = store.bank.next_memories()
+            lacking = {store.bank._queries.names([key])[key][0] for _, key, _ in following.lacking()}
+            assert not lacking & self._remade, "memories that were reported are made once more"
+            if self._chance.random() < 0.5:
+                made: list[str] = []
+                store.recompress(MODELS[1 - self.made_by], on_progress=made.extend)
+                assert set(made) == lacking
+                self._take_over(store)
+                self.resumed += 1
+        else:
+            assert _generations(store) <= {store.bank.generation}
+
+    def _take_over(self, store: CMTMemoryStore) -> None:
+        """Compare every memory with what the other model makes of the text, and know it from now on."""
+        self.made_by = 1 - self.made_by
+        for id in self.versions:
+            names = store.bank.passage_ids([id])
+            texts = [row.text for row in store.bank.passages_by_id(names)]
+            for kept, memory in zip(store.bank.payloads(names), MODELS[self.made_by].compress(texts), strict=True):
+                assert torch.allclose(kept.slots, memory.slots, atol=1e-4), f"{id} has a memory by another model"
+        self.digests = digests(store, self.versions)
 
     def _compare(self, store: CMTMemoryStore) -> None:
         bank = store.bank
@@ -172,6 +217,11 @@ class Series:
         assert index._index.count() == passages
         with lexicon_is_sound(bank):
             pass
+
+
+def _generations(store: CMTMemoryStore) -> set[int]:
+    with store.bank._ledger.database.read() as connection:
+        return {row[0] for row in connection.execute("SELECT DISTINCT generation FROM payloads")}
 
 
 @contextmanager

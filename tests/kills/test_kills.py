@@ -25,6 +25,7 @@ def test_a_killed_store_loses_nothing_it_acknowledged(tmp_path: Path):
         series.kill(number)
     assert sum(series.phases.values()) == KILLS
     assert {"open", "sync", "rebuild"} & set(series.phases)
+    assert "recompress" in series.phases
     assert series.acknowledged > KILLS
     assert series.repairs
 
@@ -34,6 +35,7 @@ LOSSES = {
     "half a document": "DELETE FROM passages WHERE key = (SELECT max(key) FROM passages)",
     "a memory": "DELETE FROM payloads WHERE passage = 1",
     "an older memory": "UPDATE payloads SET sha256 = x'00' WHERE passage = 1",
+    "all memories": "UPDATE counters SET generation = generation + 1",
     "older metadata": "UPDATE documents SET metadata = replace(metadata, '\"version\":3', '\"version\":2')",
 }
 

@@ -18,11 +18,14 @@ import numpy as np
 import torch
 
 from cmt_memory import CMTMemoryStore, Document
+from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.errors import CMTError
 from tests.tiny import tiny_model
 
 torch.set_num_threads(1)
 
-MODEL = tiny_model("llama", "chat", ratio=1)
+MODELS = [tiny_model("llama", "chat", ratio=1), tiny_model("qwen3", "chat", ratio=1)]
+MODEL = MODELS[0]
 PASSAGE_TOKENS = 220  # 84 KB of float32 keys and values: more than the ledger takes in
 
 
@@ -49,17 +52,37 @@ def document(id: str, version: int) -> Document:
     return Document(text, {"name": id, "version": version, "odd": [None, chance.random()]}, id)
 
 
+def made_by(path: Path) -> int:
+    """Which of `MODELS` made a store's memories; the first makes those of a new one."""
+    try:
+        bank = MemoryBank(path, read_only=True)
+    except CMTError:
+        return 0
+    try:
+        stored = bank.meta("model")
+    finally:
+        bank.close()
+    return 0 if stored is None else [model.fingerprint for model in MODELS].index(stored["fingerprint"])
+
+
 def open_store(path: Path) -> CMTMemoryStore:
-    store = CMTMemoryStore(path, MODEL, encoder=DigestEncoder(), passage_tokens=PASSAGE_TOKENS, passage_overlap=8)
-    store._ingestion.commit_tokens = 200  # several commits a call
+    model = MODELS[made_by(path)]
+    store = CMTMemoryStore(path, model, encoder=DigestEncoder(), passage_tokens=PASSAGE_TOKENS, passage_overlap=8)
+    store._ingestion.commit_tokens = store._settings["commit_tokens"] = 200  # several commits a call
     return store
+
+
+def digests(store: CMTMemoryStore, ids: Iterable[str]) -> dict[str, list[str]]:
+    """Of the memories of each document."""
+    return {id: store.bank.payload_digests(store.bank.passage_ids([id])) for id in ids}
 
 
 class Worker:
     """One store and what it tells the parent.
 
     `begin(work, versions)` comes before the first change and names the version that each document it touches will
-    have (None: deleted), `done(ids)` after a change was acknowledged, `end()` when the work is over.
+    have (None: deleted), `done(ids)` after a change was acknowledged, `end()` when the work is over. While memories
+    are made anew, `remade` names the documents that have one, and `adopted` says what all have now.
     """
 
     def __init__(self, path: Path, seed: int, pipe: Connection) -> None:
@@ -76,9 +99,8 @@ class Worker:
         self.say(begin=work, versions=versions)
 
     def done(self, ids: Iterable[str]) -> None:
-        bank, known = self.store.bank, list(ids)
-        alive = bank.contains(known)
-        self.say(done={id: bank.payload_digests(bank.passage_ids([id])) if id in alive else None for id in known})
+        known = list(ids)
+        self.say(done=dict.fromkeys(known) | digests(self.store, self.store.bank.contains(known)))
 
     def end(self) -> None:
         self.say(end=True)
@@ -133,6 +155,15 @@ def rebuild(worker: Worker) -> None:
     worker.end()
 
 
+def recompress(worker: Worker) -> None:
+    """Make all memories anew by the other model."""
+    which = made_by(worker.path)
+    worker.begin("recompress", {})
+    worker.store.recompress(MODELS[1 - which], on_progress=lambda ids: worker.say(remade=ids))
+    worker.say(adopted=digests(worker.store, worker.store.bank.ids()))
+    worker.end()
+
+
 def reopen(worker: Worker) -> None:
     worker.begin("close", {})
     worker.store.close()
@@ -147,14 +178,16 @@ WORK: dict[str, Callable[[Worker], None]] = {
     "update": update,
     "delete": delete,
     "sync": sync,
+    "recompress": recompress,
     "rebuild": rebuild,
     "reopen": reopen,
 }
 
 
 def work(path: Path, seed: int, focus: str, pipe: Connection) -> None:
-    """Work until killed, more on `focus` than on the rest."""
+    """Work until killed, more on `focus` than on the rest; what takes longest only there."""
     worker = Worker(path, seed, pipe)
+    others = [name for name in WORK if name != "recompress"]
     while True:
-        name = focus if worker.chance.random() < 0.5 else worker.chance.choice(list(WORK))
+        name = focus if worker.chance.random() < 0.5 else worker.chance.choice(others)
         WORK[name](worker)

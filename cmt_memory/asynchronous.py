@@ -1,0 +1,213 @@
+"""The async twins of a store's methods: each runs on a worker thread and never blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack
+
+from cmt_memory.bank.verification import VerifyReport
+from cmt_memory.documents import Answer, Document, MemoryHit
+
+if TYPE_CHECKING:
+    from cmt_memory.ingestion import OnProgress
+    from cmt_memory.model.modeling import CMTModel
+
+T = TypeVar("T")
+
+
+class AskSettings(TypedDict, total=False):
+    """The keyword arguments of `ask` and `stream`; see there."""
+
+    k: int
+    mode: Literal["memory", "text", "none"]
+    filter: dict[str, Any] | None
+    min_score: float | None
+    memory_ids: Sequence[str] | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: Sequence[str] | str | None
+    alpha: float
+
+
+class Synchronous(Protocol):
+    """What the twins are twins of."""
+
+    add_documents: Callable[..., list[str]]
+    update: Callable[..., None]
+    delete: Callable[..., None]
+    get: Callable[..., list[Document]]
+    search: Callable[..., list[MemoryHit]]
+    stream: Callable[..., Generator[str, None, Answer]]
+    stats: Callable[[], dict[str, Any]]
+    verify: Callable[[], VerifyReport]
+    compact: Callable[[], None]
+    recompress: Callable[..., None]
+    compress_pending: Callable[..., None]
+    close: Callable[[], None]
+
+
+class Stopped(BaseException):
+    """Ends work on a worker thread whose caller was cancelled; never reaches the caller."""
+
+
+class AsyncTwins:
+    """`a` + name for every method of a store, with the same arguments, results and errors.
+
+    A call that is cancelled ends its work where the store is whole, after the commit or token it is at, before the
+    cancellation goes on. `on_progress` is called on the worker thread.
+    """
+
+    async def aadd_documents(
+        self: Synchronous,
+        documents: Any,
+        *,
+        metadatas: Sequence[dict[str, Any] | None] | None = None,
+        ids: Sequence[str | None] | None = None,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        ttl: float | None = None,
+    ) -> list[str]:
+        """See `add_documents`; cancelled, it keeps what was committed."""
+        add = partial(self.add_documents, documents, metadatas=metadatas, ids=ids, show_progress=show_progress, ttl=ttl)
+        return await _reporting(add, on_progress)
+
+    async def aupdate(
+        self: Synchronous,
+        id: str,
+        *,
+        text: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        ttl: float | Literal["keep"] | None = "keep",
+    ) -> None:
+        """See `update`."""
+        await on_thread(partial(self.update, id, text=text, metadata=metadata, ttl=ttl))
+
+    async def adelete(self: Synchronous, ids: str | Sequence[str]) -> None:
+        """See `delete`."""
+        await on_thread(partial(self.delete, ids))
+
+    async def aget(self: Synchronous, ids: str | Sequence[str]) -> list[Document]:
+        """See `get`."""
+        return await on_thread(partial(self.get, ids))
+
+    async def asearch(
+        self: Synchronous,
+        question: str,
+        k: int = 4,
+        filter: dict[str, Any] | None = None,
+        min_score: float | None = None,
+    ) -> list[MemoryHit]:
+        """See `search`."""
+        return await on_thread(partial(self.search, question, k, filter, min_score))
+
+    async def aask(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> Answer:
+        """See `ask`; cancelled, the LM stops after the token it is at."""
+        stop = threading.Event()
+
+        def work() -> Answer:
+            pieces = self.stream(question, **settings)
+            try:
+                while not stop.is_set():
+                    next(pieces)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            finally:
+                pieces.close()
+            raise Stopped
+
+        return await on_thread(work, stop.set)
+
+    async def astream(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> AsyncGenerator[str, None]:
+        """See `stream`; closed early, the LM stops after the token it is at."""
+        pieces = await on_thread(partial(self.stream, question, **settings))
+        try:
+            while (piece := await on_thread(partial(next, pieces, None))) is not None:
+                yield piece
+        finally:
+            await on_thread(pieces.close)
+
+    async def astats(self: Synchronous) -> dict[str, Any]:
+        """See `stats`."""
+        return await on_thread(self.stats)
+
+    async def averify(self: Synchronous) -> VerifyReport:
+        """See `verify`."""
+        return await on_thread(self.verify)
+
+    async def acompact(self: Synchronous) -> None:
+        """See `compact`."""
+        await on_thread(self.compact)
+
+    async def arecompress(
+        self: Synchronous,
+        model: str | CMTModel | None = None,
+        *,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """See `recompress`; cancelled, it can be called again to go on."""
+        await _reporting(partial(self.recompress, model, show_progress=show_progress), on_progress)
+
+    async def acompress_pending(
+        self: Synchronous, *, show_progress: bool = False, on_progress: OnProgress | None = None
+    ) -> None:
+        """See `compress_pending`; cancelled, it can be called again to go on."""
+        await _reporting(partial(self.compress_pending, show_progress=show_progress), on_progress)
+
+    async def aclose(self: Synchronous) -> None:
+        """See `close`."""
+        await on_thread(self.close)
+
+    async def __aenter__(self: S) -> S:
+        return self
+
+    async def __aexit__(
+        self: Synchronous, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await on_thread(self.close)
+
+
+S = TypeVar("S", bound=AsyncTwins)
+
+
+async def on_thread(work: Callable[[], T], stop: Callable[[], None] | None = None) -> T:
+    """Run work on a worker thread and wait for its end, even where the caller is cancelled.
+
+    Args:
+        work: what to do.
+        stop: called when the caller is cancelled, to end the work early.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise
+
+
+async def _reporting(work: Callable[..., T], on_progress: OnProgress | None) -> T:
+    """Run work that takes `on_progress`; cancelled, it ends after the commit it is at."""
+    stop = threading.Event()
+
+    def report(ids: list[str]) -> None:
+        if on_progress is not None:
+            on_progress(ids)
+        if stop.is_set():
+            raise Stopped
+
+    return await on_thread(partial(work, on_progress=report), stop.set)
