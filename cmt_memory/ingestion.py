@@ -109,21 +109,25 @@ class Ingestion:
         return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
 
     def _kept(self, todo: Batch, expires: float | None) -> Generator[Batch, None, None]:
-        """Keep documents a commit at a time and yield each when it is on disk, while the LM is at the next."""
+        """Keep documents a commit at a time, while the LM is at the next, and yield what is on disk.
+
+        What was being written when an error or Ctrl-C came is yielded before that goes on.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-commit") as writer:
             under_way: tuple[Future[None], Batch] | None = None
-            for batch in self._commits(todo):
-                if not self.lazy:
-                    self._compress(batch)
-                before = under_way
-                if before is not None:
-                    before[0].result()
-                under_way = writer.submit(self._commit, batch, expires), batch
-                if before is not None:
-                    yield before[1]
-            if under_way is not None:
-                under_way[0].result()
-                yield under_way[1]
+            try:
+                for batch in self._commits(todo):
+                    if not self.lazy:
+                        self._compress(batch)
+                    if under_way is not None:
+                        under_way[0].result()
+                        kept, under_way = under_way[1], None
+                        yield kept
+                    under_way = writer.submit(self._commit, batch, expires), batch
+            finally:
+                if under_way is not None:
+                    under_way[0].result()
+                    yield under_way[1]
 
     def _commits(self, documents: Batch) -> Iterator[Batch]:
         """Documents with their passages, as many at a time as one commit takes."""

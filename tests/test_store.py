@@ -231,9 +231,25 @@ def test_an_interrupted_add_keeps_what_was_committed(model, tmp_path, passes):
 
         with pytest.raises(KeyboardInterrupt):
             store.add_documents(DOCUMENTS, on_progress=interrupt)
-        assert (len(store), len(passes)) == (2, 2)  # the one reported, and the one that the LM was at
+        assert (len(store), len(passes)) == (1, 2)  # the LM was at the second
         store.add_documents(DOCUMENTS)
-        assert (len(store), len(passes)) == (3, 3)
+        assert (len(store), len(passes)) == (3, 4)
+
+
+def test_what_was_being_written_when_the_lm_failed_is_reported(model, tmp_path, monkeypatch):
+    compress, seen = model.compress, []
+
+    def fails_at_the_second(texts, **settings):
+        if DOCUMENTS[1] in texts:
+            raise RuntimeError("out of memory")
+        return compress(texts, **settings)
+
+    monkeypatch.setattr(model, "compress", fails_at_the_second)
+    with CMTMemoryStore(tmp_path / "s", model) as store:
+        store._ingestion.commit_tokens = 8
+        with pytest.raises(RuntimeError, match="out of memory"):
+            store.add_documents(DOCUMENTS, on_progress=seen.extend)
+        assert len(store) == len(seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def sample_function(rng: random.Random, facts: int, split: p.Split) -> tuple[str
     )
     kind, error = (
         rng.choice(TYPES),
-        p.draw(rng, split, lambda r: r.choice(EXCEPTIONS) if r.random() < 0.7 else p.made_name(r) + "Error"),
+        p.draw(rng, split, lambda r: r.choice(EXCEPTIONS) if r.random() < 0.4 else p.made_name(r) + "Error"),
     )
     reason = rng.choice(REASONS).format(x=first, y=noun)
     default = rng.choice(

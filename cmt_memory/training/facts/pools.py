@@ -195,7 +195,7 @@ def open_choice(pool: Sequence[str], ends: Sequence[str]) -> Maker:
     """Return a maker that draws from a list or makes a word up, so that an answer cannot be guessed from the list."""
 
     def make(rng: random.Random) -> str:
-        return rng.choice(pool) if rng.random() < 0.75 else word(rng, 1, 3) + rng.choice(ends)
+        return rng.choice(pool) if rng.random() < 0.5 else word(rng, 1, 3) + rng.choice(ends)
 
     return make
 
