@@ -84,7 +84,8 @@ class Ingestion:
                 todo.append((document, self._split(document)))
             else:
                 (kept if change == "same" else renamed).append(document)
-        self.check_disk(sum(passage.n_tokens for _, passages in todo for passage in passages))
+        total = sum(passage.n_tokens for _, passages in todo for passage in passages)
+        self.check_disk(total)
         for document in renamed:
             self._bank.set_metadata(str(document.id), document.metadata, expires)
         if kept and (expires is not None or self._bank.has_expiry()):
@@ -94,7 +95,6 @@ class Ingestion:
             self.compress_waiting(self._bank.uncompressed_in(known), show_progress=show_progress, on_progress=None)
         if on_progress is not None and (kept or renamed):
             on_progress([str(document.id) for document in kept + renamed])
-        total = sum(passage.n_tokens for _, passages in todo for passage in passages)
         with (
             Progress("Compressing", total, unit="tokens", show=show_progress) as bar,
             closing(self._kept(todo, expires)) as commits,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
@@ -35,12 +35,6 @@ class Memories:
         self._lock = threading.Lock()
         self._made: OrderedDict[int, bytes] = OrderedDict()
 
-    def _current(self, found: list[T]) -> list[T]:
-        """What was read, unless another model's memories took the place of these meanwhile."""
-        if self._bank.generation != self._ingestion.generation:
-            raise FingerprintMismatchError(REPLACED)
-        return found
-
     def memory_keys(self, passages: Sequence[str]) -> list[str]:
         """Content digests of the memories of passages, by passage id; what waits is compressed now.
 
@@ -48,12 +42,7 @@ class Memories:
             InvalidInputError: a passage is unknown.
             FingerprintMismatchError: another model's memories have taken the place of these.
         """
-        made = self._make(passages)
-        if not made:
-            return self._current(self._bank.payload_digests(passages))
-        keys = self._bank.passage_keys(passages)
-        kept = iter(self._bank.payload_digests([p for p, key in zip(passages, keys, strict=True) if key not in made]))
-        return [sha256(made[key]).hexdigest() if key in made else next(kept) for key in keys]
+        return self._read(passages, self._bank.payload_digests, lambda payload: sha256(payload).hexdigest())
 
     def load_memories(self, passages: Sequence[str]) -> list[Memory]:
         """The memories themselves, in the order asked for.
@@ -63,12 +52,21 @@ class Memories:
             StoreCorruptError: a memory is not what was stored.
             FingerprintMismatchError: another model's memories have taken the place of these.
         """
+        return self._read(passages, self._bank.payloads, decode_memory)
+
+    def _read(
+        self, passages: Sequence[str], of_bank: Callable[[Sequence[str]], list[T]], of_made: Callable[[bytes], T]
+    ) -> list[T]:
+        """What the bank says of passages, and of those whose memory only a reader has, what that says."""
         made = self._make(passages)
         if not made:
-            return self._current(self._bank.payloads(passages))
+            found = of_bank(passages)
+            if self._bank.generation != self._ingestion.generation:
+                raise FingerprintMismatchError(REPLACED)
+            return found
         keys = self._bank.passage_keys(passages)
-        kept = iter(self._bank.payloads([p for p, key in zip(passages, keys, strict=True) if key not in made]))
-        return [decode_memory(made[key]) if key in made else next(kept) for key in keys]
+        kept = iter(of_bank([passage for passage, key in zip(passages, keys, strict=True) if key not in made]))
+        return [of_made(made[key]) if key in made else next(kept) for key in keys]
 
     def _make(self, passages: Sequence[str]) -> dict[int, bytes]:
         """Compress what waits of these passages; returns what only a reader has, by passage key."""

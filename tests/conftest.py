@@ -16,3 +16,12 @@ def _one_thread_and_own_cache(tmp_path_factory):
 
     torch.set_num_threads(1)
     os.environ["CMT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def passes(model):
+    """How many times the decoder of the test file's `model` has run."""
+    seen = []
+    hook = model.lm.decoder.register_forward_pre_hook(lambda *_: seen.append(1))
+    yield seen
+    hook.remove()

@@ -17,14 +17,6 @@ def model():
     return tiny_model("llama", "chat", ratio=4, latent=32)
 
 
-@pytest.fixture
-def passes(model):
-    seen = []
-    hook = model.lm.decoder.register_forward_pre_hook(lambda *_: seen.append(1))
-    yield seen
-    hook.remove()
-
-
 def open_store(path, model, **settings):
     return CMTMemoryStore(path, model, passage_tokens=64, passage_overlap=16, **settings)
 

@@ -27,15 +27,6 @@ def model():
 
 
 @pytest.fixture
-def passes(model):
-    """How many times the LM's decoder has run."""
-    seen = []
-    hook = model.lm.decoder.register_forward_pre_hook(lambda *_: seen.append(1))
-    yield seen
-    hook.remove()
-
-
-@pytest.fixture
 def store(model, tmp_path):
     with CMTMemoryStore(tmp_path / "store", model) as opened:
         yield opened

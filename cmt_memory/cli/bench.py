@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _model_options(command: F) -> F:
-    """What the random model is, and how it compresses."""
+    """What the random model is, and how it compresses: the fields of `RandomModel`."""
     for option in reversed(
         (
             click.option(
@@ -57,6 +57,7 @@ def _model_options(command: F) -> F:
                 default="auto",
                 show_default=True,
                 metavar="NAME",
+                callback=lambda _context, _parameter, name: None if name == "none" else name,
                 help="Sentence encoder, or 'none' for BM25 alone.",
             ),
         )
@@ -96,17 +97,7 @@ def _show(result: dict[str, Any], output: Path | None, as_json: bool, write: Cal
 @output_option
 @json_option
 @debug_option
-def latency(
-    shape: str,
-    dtype: str,
-    device: str | None,
-    ratio: int,
-    latent: int | Literal["full"],
-    encoder: str,
-    repetitions: int,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def latency(repetitions: int, output: Path | None, as_json: bool, **model: Any) -> None:
     """Time to the first token: 4 documents of 512 tokens as memories, as text, and not at all.
 
     \b
@@ -116,20 +107,12 @@ def latency(
     Every question is new, nothing is cached between questions, and the clock includes question encoder, search
     and reading memories from disk. Modes take turns, so that the ratios hold on a busy machine.
     """
-    click.echo(f"Building a random model of shape {shape} ...", err=True)
+    click.echo(f"Building a random model of shape {model['shape']} ...", err=True)
     quiet()
     from cmt_memory.evaluation.latency import LatencySettings, measure_latency
     from cmt_memory.progress import Progress
 
-    settings = LatencySettings(
-        shape=shape,
-        dtype=dtype,
-        device=device,
-        ratio=ratio,
-        latent=latent,
-        encoder=None if encoder == "none" else encoder,
-        repetitions=repetitions,
-    )
+    settings = LatencySettings(**model, repetitions=repetitions)
     with Progress("Measuring", repetitions, unit="questions", show=sys.stderr.isatty()) as bar:
         result = measure_latency(settings, lambda: bar.advance(1))
     _show(result, output, as_json, _print_latency)
@@ -144,25 +127,14 @@ def latency(
 @output_option
 @json_option
 @debug_option
-def ingest(
-    shape: str,
-    dtype: str,
-    device: str | None,
-    ratio: int,
-    latent: int | Literal["full"],
-    encoder: str,
-    rounds: int,
-    documents: int,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def ingest(rounds: int, documents: int, output: Path | None, as_json: bool, **model: Any) -> None:
     """Adding documents of 512 tokens through the whole path, against the LM's bare decoder over the same tokens.
 
     \b
     Example:  cmt-memory bench ingest
     Script:   cmt-memory bench ingest --json
     """
-    result = _ingest(shape, dtype, device, ratio, latent, encoder, rounds, documents)
+    result = _ingest(model, rounds, documents)
     _show(result, output, as_json, _print_ingest)
 
 
@@ -172,24 +144,14 @@ def ingest(
 @output_option
 @json_option
 @debug_option
-def storage(
-    shape: str,
-    dtype: str,
-    device: str | None,
-    ratio: int,
-    latent: int | Literal["full"],
-    encoder: str,
-    documents: int,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def storage(documents: int, output: Path | None, as_json: bool, **model: Any) -> None:
     """What a document of 512 tokens takes on the disk: its memory, the whole store, its text, its keys and values.
 
     \b
     Example:  cmt-memory bench storage
     Script:   cmt-memory bench storage --ratio 8 --json
     """
-    result = _ingest(shape, dtype, device, ratio, latent, encoder, 1, documents)
+    result = _ingest(model, 1, documents)
     kept = {name: result[name] for name in ("bytes_per_document", "settings", "machine")}
     _show(kept, output, as_json, _print_storage)
 
@@ -220,31 +182,13 @@ def search(memories: int, questions: int, folder: Path | None, output: Path | No
     _show(result, output, as_json, _print_search)
 
 
-def _ingest(
-    shape: str,
-    dtype: str,
-    device: str | None,
-    ratio: int,
-    latent: int | Literal["full"],
-    encoder: str,
-    rounds: int,
-    documents: int,
-) -> dict[str, Any]:
-    click.echo(f"Building a random model of shape {shape} ...", err=True)
+def _ingest(model: dict[str, Any], rounds: int, documents: int) -> dict[str, Any]:
+    click.echo(f"Building a random model of shape {model['shape']} ...", err=True)
     quiet()
     from cmt_memory.evaluation.ingest import IngestSettings, measure_ingest
     from cmt_memory.progress import Progress
 
-    settings = IngestSettings(
-        shape=shape,
-        dtype=dtype,
-        device=device,
-        ratio=ratio,
-        latent=latent,
-        encoder=None if encoder == "none" else encoder,
-        rounds=rounds,
-        documents=documents,
-    )
+    settings = IngestSettings(**model, rounds=rounds, documents=documents)
     with Progress("Measuring", rounds, unit="rounds", show=sys.stderr.isatty()) as bar:
         return measure_ingest(settings, lambda: bar.advance(1))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from cmt_memory.errors import InvalidInputError
-from cmt_memory.evaluation.latency import DTYPES, SHAPES, random_lm, sentences
+from cmt_memory.evaluation.latency import RandomModel, random_lm, sentences
 from cmt_memory.evaluation.measuring import machine, median, spread
 from cmt_memory.model import CMTModel
 from cmt_memory.model.modeling import length_batches
@@ -22,38 +22,24 @@ from cmt_memory.store import CMTMemoryStore
 
 
 @dataclass(frozen=True, slots=True)
-class IngestSettings:
-    """What to measure.
+class IngestSettings(RandomModel):
+    """What to measure, beside a `RandomModel`.
 
     Args:
-        shape: a key of `SHAPES`; the weights are random, which takes as long as trained ones.
-        dtype: a key of `DTYPES`.
-        device: where the LM runs; a CUDA device if there is one, unless given.
-        ratio: document tokens per slot.
-        latent: numbers per slot.
         slot_dtype: how slots are kept.
-        encoder: retrieval encoder, as `CMTMemoryStore` takes it.
         documents: documents of a round.
         document_tokens: the LM's tokens in each, about.
         rounds: times that each way is measured, in turn.
     """
 
-    shape: str = "0.5b"
-    dtype: str = "float32"
-    device: str | None = None
-    ratio: int = 16
-    latent: int | Literal["full"] = 256
     slot_dtype: Literal["int8", "float16", "native"] = "int8"
-    encoder: str | None = "auto"
     documents: int = 16
     document_tokens: int = 512
     rounds: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what is not known."""
-        for name, value, known in (("shape", self.shape, SHAPES), ("dtype", self.dtype, DTYPES)):
-            if value not in known:
-                raise InvalidInputError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+        RandomModel.__post_init__(self)
         if self.rounds < 1 or self.documents < 1 or self.document_tokens < 32:
             raise InvalidInputError("rounds and documents must be at least 1, document_tokens at least 32.")
 

@@ -61,8 +61,8 @@ _STAGES = ("encode", "search", "load", "prefix", "forward")
 
 
 @dataclass(frozen=True, slots=True)
-class LatencySettings:
-    """What to measure.
+class RandomModel:
+    """The LM of a measurement, and how it compresses.
 
     Args:
         shape: a key of `SHAPES`; the weights are random, which takes as long as trained ones.
@@ -71,9 +71,6 @@ class LatencySettings:
         ratio: document tokens per slot.
         latent: numbers per slot.
         encoder: retrieval encoder, as `CMTMemoryStore` takes it.
-        documents: documents in the store and in every answer.
-        document_tokens: the LM's tokens in each, about.
-        repetitions: distinct questions, each asked once in each mode.
     """
 
     shape: str = "0.5b"
@@ -82,15 +79,31 @@ class LatencySettings:
     ratio: int = 16
     latent: int | Literal["full"] = 256
     encoder: str | None = "auto"
-    documents: int = 4
-    document_tokens: int = 512
-    repetitions: int = 20
 
     def __post_init__(self) -> None:
         """Refuse what is not known."""
         for name, value, known in (("shape", self.shape, SHAPES), ("dtype", self.dtype, DTYPES)):
             if value not in known:
                 raise InvalidInputError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySettings(RandomModel):
+    """What to measure, beside a `RandomModel`.
+
+    Args:
+        documents: documents in the store and in every answer.
+        document_tokens: the LM's tokens in each, about.
+        repetitions: distinct questions, each asked once in each mode.
+    """
+
+    documents: int = 4
+    document_tokens: int = 512
+    repetitions: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse what is not known."""
+        RandomModel.__post_init__(self)
         if self.repetitions < 1 or self.documents < 1 or self.document_tokens < 32:
             raise InvalidInputError("repetitions and documents must be at least 1, document_tokens at least 32.")
 

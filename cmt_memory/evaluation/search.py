@@ -122,7 +122,7 @@ def _model() -> CMTModel:
 
 def _texts(settings: SearchSettings) -> Iterator[str]:
     """Numbered texts whose words are as common as in real text."""
-    words = [word for text in calibration_texts() for word in text.split()]
+    words = _words()
     for number in range(settings.memories):
         rng = random.Random(number)
         yield f"{number} " + " ".join(rng.choices(words, k=_WORDS))
@@ -144,8 +144,8 @@ def _measure(settings: SearchSettings, path: Path) -> dict[str, Any]:
     encoder, model = ClusteredEncoder(settings), _model()
     opened, first, store = _open(path, model, encoder)
     with store:
-        rng = random.Random(1)
-        asked = [_question(settings, rng) for _ in range(settings.questions)]
+        rng, words = random.Random(1), _words()
+        asked = [_question(settings, rng, words) for _ in range(settings.questions)]
         hybrid = [_timed(store, encoder, question, settings.k) for question in asked]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = store.stats()
@@ -176,8 +176,11 @@ def _open(path: Path, model: CMTModel, encoder: ClusteredEncoder) -> tuple[float
     return opened, time.perf_counter() - started - opened, store
 
 
-def _question(settings: SearchSettings, rng: random.Random) -> str:
-    words = [word for text in calibration_texts() for word in text.split()]
+def _words() -> list[str]:
+    return [word for text in calibration_texts() for word in text.split()]
+
+
+def _question(settings: SearchSettings, rng: random.Random, words: Sequence[str]) -> str:
     return f"{rng.randrange(settings.memories)} " + " ".join(rng.choices(words, k=_QUESTION_WORDS))
 
 
@@ -197,7 +200,7 @@ def _recall(
     names = np.zeros((len(questions), 0), np.int64)
     for start in range(0, settings.memories, _AT_ONCE):
         numbers = range(start, min(start + _AT_ONCE, settings.memories))
-        products = queries @ np.stack([encoder.encode_documents([str(n)])[0] for n in numbers]).T
+        products = queries @ encoder.encode_documents([str(number) for number in numbers]).T
         best = np.concatenate((best, products), 1)
         names = np.concatenate((names, np.tile(np.array(numbers), (len(questions), 1))), 1)
         order = np.argsort(-best, 1)[:, : settings.k]
