@@ -6,15 +6,19 @@ reading out a value waits for it. The weights are ordinary initial values, free 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-CONSTANT = 0.3
-"""Initial value of embedding dimension 0, the same for every token: what a head scores positions by."""
 EMBEDDING = 0.05
 """Standard deviation of initial embeddings: a state that equals one makes its token likely from the start."""
+CONSTANT = 15.0
+"""Embedding dimension 0 of every token, which heads score positions by, in standard deviations of an embedding."""
+FOUND, WRITTEN = 2.5, 10.0
+"""How strongly the look-back heads and the others write what they find, likewise."""
 SLOW = 0.006
 """Rotary frequencies below this, in radians a token, hardly turn over a document: contents are compared on them."""
 
@@ -33,7 +37,7 @@ def redraw(model: LlamaForCausalLM) -> None:
 
 
 @torch.no_grad()
-def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | None = None) -> None:
+def seed_copying(model: LlamaForCausalLM, readers: Mapping[int, Collection[int]] | None = None) -> None:
     """Write two look-back heads into layer 0 and two matching heads into layer 1 of a freshly initialised Llama.
 
     The heads of layer 0 find the token one and two positions earlier by their rotary phases alone and write a
@@ -43,6 +47,7 @@ def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | 
     Args:
         model: The LM.
         readers: Heads by layer that shall write what they look at, wherever that comes to be.
+            Heads which share a value projection write the same of it.
 
     Raises:
         ValueError: If the model has fewer than two layers, two KV heads, or is too narrow.
@@ -60,8 +65,9 @@ def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | 
     slow = torch.cat((slow, slow + size // 2))
     compared = len(slow)
     embedding = model.model.embed_tokens.weight
+    scale = float(embedding.std())
     embedding[:, :free] = 0
-    embedding[:, 0] = CONSTANT
+    embedding[:, 0] = CONSTANT * scale
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
@@ -86,7 +92,7 @@ def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | 
         query[:, 0] = 0.6 * torch.cat((angles.cos(), angles.sin()))
         key[: size // 4, 0] = 0.6
         value.copy_(read)
-        first.o_proj.weight[:, back * size : (back + 1) * size] = 0.05 * buffer.T
+        first.o_proj.weight[:, back * size : (back + 1) * size] = FOUND * scale * buffer.T
 
     half = compared // 2
     for group, (asked, kept) in enumerate(
@@ -101,11 +107,15 @@ def seed_copying(model: LlamaForCausalLM, readers: dict[int, tuple[int, ...]] | 
         key.zero_()
         query[slow[: len(asked)]] = 3.0 * asked
         key[slow[: len(kept)]] = 3.0 * kept
-        _write_out(second, head, size, read)
+        _rows(second.v_proj.weight, group, size).copy_(read)
+        _write_out(second, head, size, WRITTEN * scale)
 
     for layer, chosen in (readers or {}).items():
+        for group in {head // per_group for head in chosen}:
+            if layer != 1:
+                _rows(attentions[layer].v_proj.weight, group, size).copy_(_projection(size, width, free))
         for head in chosen:
-            _write_out(attentions[layer], head, size, _projection(size, width, free))
+            _write_out(attentions[layer], head, size, WRITTEN * scale)
 
 
 def _projection(size: int, width: int, free: int) -> Tensor:
@@ -115,10 +125,10 @@ def _projection(size: int, width: int, free: int) -> Tensor:
     return projection
 
 
-def _write_out(attention: LlamaAttention, head: int, size: int, read: Tensor) -> None:
+def _write_out(attention: LlamaAttention, head: int, size: int, strength: float) -> None:
     """Let a head write, where it is, what it finds of an embedding where it looks."""
-    _rows(attention.v_proj.weight, head // attention.num_key_value_groups, size).copy_(read)
-    attention.o_proj.weight[:, head * size : (head + 1) * size] = 0.2 * read.T
+    read = _rows(attention.v_proj.weight, head // attention.num_key_value_groups, size)
+    attention.o_proj.weight[:, head * size : (head + 1) * size] = strength * read.T
 
 
 def _rows(weight: Tensor, head: int, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cmt_memory.training.facts import FactWorld, Question, composing, pools
 from cmt_memory.training.facts.pools import Split
-from cmt_memory.training.facts.rendering import Phrasings
+from cmt_memory.training.facts.rendering import Phrasings, Statement, locate
 from cmt_memory.training.packing import TAIL, Episode
 
 
@@ -151,9 +151,14 @@ def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
     gap = rng.choice(("\n", " ", "; "))
     pairs = list(keys.items())
     said = pairs + (rng.sample(pairs, len(pairs)) if not plain and rng.random() < 0.2 else [])
-    text = gap.join((fixed or _form(rng, stage.gap))[0].format(*pair) for pair in said)
+    lines = [(fixed or _form(rng, stage.gap))[0].format(*pair) for pair in said]
+    text = gap.join(lines)
     questions = [((fixed or _form(rng, stage.gap))[1].format(k), v) for k, v in rng.sample(pairs, len(pairs))]
-    return Episode((text,), tuple(questions))
+    statements: list[Statement] = []
+    for line, (key, value) in zip(lines, said, strict=True):
+        told = locate(text, line, statements[-1].end if statements else 0, value, key)
+        statements += [told] if told else []
+    return Episode((text,), tuple(questions), (tuple(statements),))
 
 
 def _form(rng: random.Random, gap: int) -> tuple[str, str]:
@@ -186,7 +191,11 @@ def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
     questions = questions[: stage.questions]
     if rng.random() < stage.unknown:
         questions.append(rng.choice(rng.choice(documents).unanswerable))
-    return Episode(tuple(d.text for d in documents), tuple((q.text, q.answer) for q in questions))
+    return Episode(
+        tuple(d.text for d in documents),
+        tuple((q.text, q.answer) for q in questions),
+        tuple(d.statements for d in documents),
+    )
 
 
 def gates(documents: int, seed: str = "gate") -> dict[str, tuple[list[Episode], list[str]]]:

@@ -7,13 +7,16 @@ Rows stand one after the other without padding, and attention works through them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedTokenizerFast
+
+from cmt_memory.training.facts.rendering import Statement
 
 TAIL = "\nAnswer:"
 IGNORE = -100
@@ -21,20 +24,54 @@ SPAN = 192
 """Tokens of a span, about: a shorter one wastes calls, a longer one computes scores that the mask throws away."""
 
 
+Sight = Literal["answer", "name", "told_value", "told_name"]
+"""What a position should look at.
+
+A position that predicts an answer's token looks at where it stands (``answer``; ``name`` for the first token of an
+answer which is the name of a value's owner). It may as well look at a later part of the statement, which is where the
+statement is known to be the one asked for if the name follows the value; there the first token of the value can be
+read because every position of a statement looks at it (``told_value``), and at its owner's name (``told_name``).
+"""
+SIGHTS: tuple[Sight, ...] = get_args(Sight)
+
+
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """Documents and the questions asked about them, each with its answer."""
+    """Documents, the questions asked about them, each with its answer, and what each document tells where."""
 
     documents: tuple[str, ...]
     questions: tuple[tuple[str, str], ...]
+    statements: tuple[tuple[Statement, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A statement in tokens of a row: where its value begins, where it ends, from where and by what its owner is known.
+
+    ``end`` is the first token after the one that ends the statement.
+    """
+
+    value: int
+    end: int
+    named: int
+    names: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids of an episode: the documents with the head, and ``(prompt, answer)`` of each question."""
+    """Token ids of an episode: the documents with the head, and ``(prompt, answer)`` of each question.
+
+    Attributes:
+        prefix: Head and documents.
+        questions: Prompt and answer of each question.
+        told: The statements of the documents.
+        sources: For each question, what its first answer token is to its statements, and where those can be read.
+    """
 
     prefix: list[int]
     questions: list[tuple[list[int], list[int]]]
+    told: tuple[Told, ...]
+    sources: list[tuple[Sight, list[int]]]
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(prompt) + len(answer) for prompt, answer in self.questions)
@@ -50,8 +87,8 @@ class Span:
         begin: First query.
         end: End of the queries.
         mask: ``[end - begin, end - begin]``, True where a query (row) sees a key (column) of the span itself.
-        readers: ``[R]`` queries, counted from ``begin``, that predict an answer token found in the documents.
-        places: ``[R, upto - shared]``, True where the token that a reader predicts stands as part of its answer.
+        sights: For each sight, ``[R]`` queries, counted from ``begin``, and ``[R, upto - shared + end - begin]``, True
+            where such a query should look.
     """
 
     shared: int
@@ -59,8 +96,7 @@ class Span:
     begin: int
     end: int
     mask: Tensor
-    readers: Tensor
-    places: Tensor
+    sights: dict[Sight, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +122,12 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Move the batch to a device."""
         spans = tuple(
-            replace(s, mask=s.mask.to(device), readers=s.readers.to(device), places=s.places.to(device))
-            for s in self.spans
+            replace(
+                span,
+                mask=span.mask.to(device),
+                sights={k: (queries.to(device), places.to(device)) for k, (queries, places) in span.sights.items()},
+            )
+            for span in self.spans
         )
         ids, positions, answers, text, owner = (
             t.to(device) for t in (self.input_ids, self.position_ids, self.answers, self.text, self.owner)
@@ -102,16 +142,49 @@ def encode(tokenizer: PreTrainedTokenizerFast, episodes: Sequence[Episode]) -> l
         segments += [f"{text}\n\n" for text in episode.documents]
         for question, answer in episode.questions:
             segments += [question, answer]
-    ids = iter(tokenizer(segments, add_special_tokens=False)["input_ids"]) if segments else iter([])
+    if not segments:
+        return [Row([tokenizer.bos_token_id], [], (), []) for _ in episodes]
+    encoded = tokenizer(segments, add_special_tokens=False, return_offsets_mapping=True)
+    parts = iter(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
     tail = tokenizer(TAIL, add_special_tokens=False)["input_ids"]
     rows = []
     for episode in episodes:
         prefix = [tokenizer.bos_token_id]
-        for _ in episode.documents:
-            prefix += next(ids)
-        questions = [(next(ids) + tail, [*next(ids), tokenizer.eos_token_id]) for _ in episode.questions]
-        rows.append(Row(prefix, questions))
+        statements: list[tuple[Statement, Told]] = []
+        for number in range(len(episode.documents)):
+            ids, offsets = next(parts)
+            for statement in episode.statements[number] if episode.statements else ():
+                statements.append((statement, _told(statement, [end for _, end in offsets], len(prefix))))
+            prefix += ids
+        questions = [(next(parts)[0] + tail, [*next(parts)[0], tokenizer.eos_token_id]) for _ in episode.questions]
+        sources = [_source(question, answer, statements) for question, answer in episode.questions]
+        rows.append(Row(prefix, questions, tuple(told for _, told in statements), sources))
     return rows
+
+
+def _told(statement: Statement, ends: list[int], first: int) -> Told:
+    """Find a statement's tokens in a document whose tokens end at ``ends`` and begin the row's ``first``."""
+
+    def token(place: int) -> int:
+        return first + bisect_right(ends, place)
+
+    return Told(
+        value=token(statement.value_at),
+        end=min(token(statement.end - 1) + 2, first + len(ends)),
+        named=token(statement.name_from),
+        names=tuple(token(place) for place in statement.names_at),
+    )
+
+
+def _source(question: str, answer: str, statements: Sequence[tuple[Statement, Told]]) -> tuple[Sight, list[int]]:
+    """Return what an answer is to the statements that give it, and where its first token can be read from them."""
+    asked, wanted = question.lower(), answer.lower()
+    values = [told for said, told in statements if said.value.lower() == wanted]
+    if values:
+        return "answer", [place for told in values for place in range(told.value, told.end)]
+    owners = [told for said, told in statements if said.name.lower() == wanted and said.value.lower() in asked]
+    places = [place for told in owners if told.names for place in range(max(told.value, told.named), told.end)]
+    return ("name", places) if owners else ("answer", [])
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -130,24 +203,21 @@ def collate(rows: Sequence[Row]) -> Batch:
         text += [*row.prefix[1:], IGNORE]
         answers += [IGNORE] * length
         owner += [-1] * length
-        for begin in range(start, start + length, SPAN):
-            end = min(begin + SPAN, start + length)
-            spans.append(_span(start, begin, begin, torch.ones(end - begin, end - begin, dtype=torch.bool).tril()))
-        asked_here: list[tuple[list[int], list[int]]] = []
-        for prompt, answer in row.questions:
+        spans += [_document_span(row, start, begin, min(begin + SPAN, length)) for begin in range(0, length, SPAN)]
+        first = 0
+        for number, (prompt, answer) in enumerate(row.questions):
             size, before = len(prompt) + len(answer), len(prompt) - 1
-            if asked_here and sum(len(p) + len(a) for p, a in asked_here) + size > SPAN:
-                spans.append(_questions_span(start, row.prefix, len(ids), asked_here))
-                asked_here = []
-            asked_here.append((prompt, answer))
+            if first < number and sum(len(p) + len(a) for p, a in row.questions[first:number]) + size > SPAN:
+                spans.append(_questions_span(row, start, len(ids), range(first, number)))
+                first = number
             ids += prompt + answer
             positions += range(length, length + size)
             text += [IGNORE] * size
             answers += [IGNORE] * before + answer + [IGNORE]
             owner += [-1] * before + [asked] * len(answer) + [-1]
             asked += 1
-        if asked_here:
-            spans.append(_questions_span(start, row.prefix, len(ids), asked_here))
+        if row.questions:
+            spans.append(_questions_span(row, start, len(ids), range(first, len(row.questions))))
     return Batch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
@@ -158,28 +228,49 @@ def collate(rows: Sequence[Row]) -> Batch:
     )
 
 
-def _span(shared: int, upto: int, begin: int, mask: Tensor, places: dict[int, list[int]] | None = None) -> Span:
-    """Build a span; ``places`` gives for each reader where the token it predicts stands, counted from ``shared``."""
-    places = places or {}
-    found = torch.zeros(len(places), upto - shared, dtype=torch.bool)
-    for row, there in zip(found, places.values(), strict=True):
-        row[there] = True
-    return Span(shared, upto, begin, begin + len(mask), mask, torch.tensor(list(places), dtype=torch.long), found)
+def _span(start: int, upto: int, begin: int, mask: Tensor, seen: dict[Sight, dict[int, Iterable[int]]]) -> Span:
+    """Build a span; ``seen`` gives for each sight and query, from ``begin``, the keys to look at, from ``start``."""
+    sights: dict[Sight, tuple[Tensor, Tensor]] = {}
+    for sight, places in seen.items():
+        if places:
+            there = torch.zeros(len(places), upto - start + len(mask), dtype=torch.bool)
+            cells = [(row, place) for row, of_query in enumerate(places.values()) for place in of_query]
+            there[tuple(torch.tensor(cells).T)] = True
+            sights[sight] = (torch.tensor(list(places)), there)
+    return Span(start, upto, begin, begin + len(mask), mask, sights)
 
 
-def _questions_span(start: int, prefix: list[int], end: int, asked: list[tuple[list[int], list[int]]]) -> Span:
+def _document_span(row: Row, start: int, begin: int, end: int) -> Span:
+    """Span the tokens ``begin:end`` of a row's documents, which see those before."""
+    values: dict[int, Iterable[int]] = {}
+    names: dict[int, Iterable[int]] = {}
+    for told in row.told:
+        for place in range(max(told.value, begin), min(told.end, end)):
+            values.setdefault(place - begin, (told.value,))
+        for place in range(max(told.named, begin), min(told.end, end)):
+            known = [name for name in told.names if name <= place]
+            if known:
+                names.setdefault(place - begin, known)
+    mask = torch.ones(end - begin, end - begin, dtype=torch.bool).tril()
+    return _span(start, start + begin, start + begin, mask, {"told_value": values, "told_name": names})
+
+
+def _questions_span(row: Row, start: int, end: int, numbers: range) -> Span:
     """Span the questions that end at ``end``: each sees its documents and itself."""
+    prefix, first = row.prefix, 0
     blocks: list[Tensor] = []
-    places: dict[int, list[int]] = {}
-    first = 0
-    for prompt, answer in asked:
+    seen: dict[Sight, dict[int, Iterable[int]]] = {"answer": {}, "name": {}}
+    for number in numbers:
+        (prompt, answer), (sight, sources) = row.questions[number], row.sources[number]
         size, value = len(prompt) + len(answer), answer[:-1]
         blocks.append(torch.ones(size, size, dtype=torch.bool).tril())
         there = [i for i, token in enumerate(prefix) if token == value[0] and prefix[i : i + len(value)] == value]
         if there:
-            places |= {first + len(prompt) - 1 + n: [i + n for i in there] for n in range(len(value))}
+            reader = first + len(prompt) - 1
+            seen[sight][reader] = [*there, *sources]
+            seen["answer"] |= {reader + n: [i + n for i in there] for n in range(1, len(value))}
         first += size
-    return _span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), places)
+    return _span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), seen)
 
 
 def bucket(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -245,33 +336,35 @@ def _seen(states: Tensor, span: Span) -> Tensor:
 
 @dataclass(slots=True)
 class Pointing:
-    """How far some heads are from looking at what they have to read out.
+    """How far some heads are from looking where they should.
 
     Attributes:
-        heads: Query heads by layer.
-        losses: For each span and layer, the loss of every reader: minus the log of the attention it pays to its places.
+        heads: Query heads by layer for each sight.
+        losses: For each sight, span and layer, the loss of every head and query: minus the log of the attention paid to
+            the places it should look at.
     """
 
-    heads: dict[int, tuple[int, ...]]
-    losses: list[Tensor] = field(default_factory=list)
+    heads: dict[Sight, dict[int, tuple[int, ...]]]
+    losses: dict[Sight, list[Tensor]] = field(default_factory=dict)
 
     def add(self, layer: int, query: Tensor, key: Tensor, spans: tuple[Span, ...], scaling: float) -> None:
         """Measure the heads of a layer, whose queries and keys are ``[H, T, D]`` and ``[G, T, D]``."""
-        heads = self.heads.get(layer, ())
-        groups = [head * len(key) // len(query) for head in heads]
-        for span in spans if heads else ():
-            if not len(span.readers):
-                continue
-            asked = query[list(heads)][:, span.begin + span.readers].float() * scaling
-            scores = torch.bmm(asked, _seen(key[groups], span).float().transpose(1, 2))
-            hidden = ~span.mask[span.readers]
-            scores[:, :, span.upto - span.shared :].masked_fill_(hidden, -1e4)
-            there = scores[:, :, : span.upto - span.shared].masked_fill(~span.places, -1e4)
-            self.losses.append((scores.logsumexp(-1) - there.logsumexp(-1)).flatten())
+        for sight, layers in self.heads.items():
+            heads = layers.get(layer, ())
+            groups = [head * len(key) // len(query) for head in heads]
+            for span in spans if heads else ():
+                if sight not in span.sights:
+                    continue
+                queries, places = span.sights[sight]
+                asked = query[list(heads)][:, span.begin + queries].float() * scaling
+                scores = torch.bmm(asked, _seen(key[groups], span).float().transpose(1, 2))
+                scores[:, :, span.upto - span.shared :].masked_fill_(~span.mask[queries], -1e4)
+                there = scores.masked_fill(~places, -1e4)
+                self.losses.setdefault(sight, []).append((scores.logsumexp(-1) - there.logsumexp(-1)).flatten())
 
-    def mean(self) -> Tensor:
-        """Return the mean loss of all readers."""
-        return torch.cat(self.losses).mean() if self.losses else torch.zeros(())
+    def means(self) -> dict[Sight, Tensor]:
+        """Return the mean loss of each sight that was met."""
+        return {sight: torch.cat(losses).mean() for sight, losses in self.losses.items()}
 
 
 def span_attention(

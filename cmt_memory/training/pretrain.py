@@ -28,9 +28,13 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from cmt_memory.training import mixture
 from cmt_memory.training.initialisation import redraw, seed_copying
-from cmt_memory.training.packing import IGNORE, Batch, Pointing, bucket, collate, encode
+from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, bucket, collate, encode
 from cmt_memory.training.team import Shared, views
 from cmt_memory.training.tokenizer import train_tokenizer
+
+
+LOSSES = ("answer", "text", *(f"sight_{sight}" for sight in SIGHTS))
+"""The losses of a step, as the log names them."""
 
 
 class _Strict(BaseModel):
@@ -53,14 +57,14 @@ class ModelShape(_Strict):
 class PretrainConfig(_Strict):
     """A pretraining run.
 
-    Learning rates fall linearly to a tenth over the last ``decay`` of the tokens. A step averages the gradients of
+    Learning rates fall linearly to a fiftieth over the last ``decay`` of the tokens. A step averages the gradients of
     ``workers`` batches, each computed by a process of its own on a CPU.
     """
 
     seed: int = 0
     model: ModelShape = ModelShape()
     seed_copying: bool = False
-    pointing: dict[int, tuple[int, ...]] = {}
+    pointing: dict[Sight, dict[int, tuple[int, ...]]] = {}
     pointing_loss: float = Field(0.5, ge=0)
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
@@ -79,7 +83,7 @@ class PretrainConfig(_Strict):
 
     @model_validator(mode="after")
     def _pointing_exists(self) -> PretrainConfig:
-        for layer, heads in self.pointing.items():
+        for layer, heads in (pair for layers in self.pointing.values() for pair in layers.items()):
             if not 0 <= layer < self.model.layers:
                 raise ValueError(f"pointing names layer {layer}; the model has layers 0 to {self.model.layers - 1}.")
             for head in heads:
@@ -167,7 +171,7 @@ class Pretraining:
         self.model = build_model(config.model, self.tokenizer)
         redraw(self.model)
         if config.seed_copying:
-            seed_copying(self.model, config.pointing)
+            seed_copying(self.model, self._pointing_heads())
         torch.nn.Module.to(self.model, self.device)
         self.model.set_attn_implementation("spans")
         self.parameters = list(self.model.parameters())
@@ -176,7 +180,7 @@ class Pretraining:
         self.place: dict[str, int] = {"pool": 0, "offset": 0}
         self._load()
         size = sum(p.numel() for p in self.parameters)
-        self.shared = shared or Shared.allocate(size, self.workers, self.device)
+        self.shared = shared or Shared.allocate(size, 2 + len(LOSSES), self.workers, self.device)
         for parameter, view in zip(self.parameters, views(self.shared.weights, self.parameters), strict=True):
             if rank == 0:
                 view.copy_(parameter.data)
@@ -204,6 +208,13 @@ class Pretraining:
             optimizers.append(torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.98)))
         return optimizers
 
+    def _pointing_heads(self) -> dict[int, set[int]]:
+        heads: dict[int, set[int]] = {}
+        for layers in self.config.pointing.values():
+            for layer, chosen in layers.items():
+                heads.setdefault(layer, set()).update(chosen)
+        return heads
+
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         folder = self.output / "tokenizer"
         if not folder.exists():
@@ -227,7 +238,7 @@ class Pretraining:
 
     def _rate(self) -> float:
         left = 1 - self.state["tokens"] / self.budget
-        decay = min(1.0, 0.1 + 0.9 * left / self.config.decay) if self.config.decay else 1.0
+        decay = min(1.0, 0.02 + 0.98 * left / self.config.decay) if self.config.decay else 1.0
         return float(decay * min(1.0, (self.state["step"] + 1) / self.config.warmup_steps))
 
     def batches(self) -> Iterator[Batch]:
@@ -278,7 +289,7 @@ class Pretraining:
     def _train(self, max_steps: int | None) -> None:
         config, started, cpu = self.config, time.monotonic(), time.process_time()
         wall0, cpu0 = self.state["wall_s"], self.state["cpu_s"]
-        window: list[tuple[float, float, float]] = []
+        window: list[list[float]] = []
         stop = None if max_steps is None else self.state["step"] + max_steps
         stream = self.batches()
         while self.state["tokens"] < self.budget and self.state["step"] != stop:
@@ -287,8 +298,8 @@ class Pretraining:
             self.state["cpu_s"] = cpu0 + (time.process_time() - cpu) * self.workers
             step = self.state["step"]
             if step % config.log_every == 0:
-                answer, text, pointing = (_mean(values) for values in zip(*window, strict=True))
-                self._log(answer_loss=answer, text_loss=text, pointing_loss=pointing, rate=self._rate())
+                means = {f"{name}_loss": _mean(v) for name, v in zip(LOSSES, zip(*window, strict=True), strict=True)}
+                self._log(**means, rate=self._rate())
                 window = []
             if step % config.eval_every == 0 and self.rank == 0:
                 self._log(**self.evaluate())
@@ -296,11 +307,11 @@ class Pretraining:
                 self.save()
         self.save()
 
-    def step(self, batch: Batch) -> tuple[float, float, float]:
+    def step(self, batch: Batch) -> list[float]:
         """Take one optimiser step on the mean gradient of this process's batch and the others'.
 
         Returns:
-            Mean loss on answers, on text and of the pointing heads.
+            The mean of each of ``LOSSES``.
         """
         shared, rate = self.shared, self._rate()
         self.model.train()
@@ -327,18 +338,18 @@ class Pretraining:
         self.state["step"] += 1
         self.state["tokens"] += int(figures[:, 1].sum())
         shared.meet()
-        answer, text, pointed = figures[:, 2:].mean(0).tolist()
-        return answer, text, pointed
+        means: list[float] = figures[:, 2:].mean(0).tolist()
+        return means
 
-    def _gradients(self, batch: Batch) -> tuple[tuple[float, float, float], tuple[Tensor, ...]]:
+    def _gradients(self, batch: Batch) -> tuple[list[float], tuple[Tensor, ...]]:
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             pointing = Pointing(self.config.pointing)
             answer, text, _ = losses(self.model, batch, pointing)
-            pointed = pointing.mean()
-            total = answer + self._stage().text_loss * text + self.config.pointing_loss * pointed
-        parts = float(answer.detach()), float(text.detach()), float(pointed.detach())
-        return parts, torch.autograd.grad(total, self.parameters)
+            pointed = pointing.means()
+            total = answer + self._stage().text_loss * text + self.config.pointing_loss * sum(pointed.values())
+        parts = [answer, text, *(pointed.get(sight, torch.zeros(())) for sight in SIGHTS)]
+        return [float(part.detach()) for part in parts], torch.autograd.grad(total, self.parameters)
 
     def evaluate(self) -> dict[str, Any]:
         """Measure exact match from the text for each gate, and by kind for held-out names."""

@@ -27,7 +27,7 @@ class Shared:
     Attributes:
         weights: ``[P]`` all parameters, one after the other.
         gradients: ``[W, P]`` those of each process.
-        figures: ``[W, 5]`` squared norm of the owned gradient, tokens, losses on answers, on text and of pointing.
+        figures: ``[W, F]`` squared norm of the owned gradient, tokens and losses.
         barrier: Where they meet; ``None`` for a single process.
     """
 
@@ -37,11 +37,11 @@ class Shared:
     barrier: _Barrier | None
 
     @staticmethod
-    def allocate(parameters: int, workers: int, device: torch.device) -> Shared:
+    def allocate(parameters: int, figures_each: int, workers: int, device: torch.device) -> Shared:
         """Allocate for ``workers`` processes; several need the CPU."""
         weights = torch.zeros(parameters, device=device)
         gradients = torch.zeros(workers, parameters, device=device)
-        figures = torch.zeros(workers, 5, dtype=torch.float64)
+        figures = torch.zeros(workers, figures_each, dtype=torch.float64)
         if workers == 1:
             return Shared(weights, gradients, figures, None)
         for tensor in (weights, gradients, figures):

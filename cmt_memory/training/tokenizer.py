@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 _OPENING = ("(", "[", '"', "`", "*", "=")
 _WORDS = (
-    r"\p{N}{1,2}| ?\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}][\p{Ll}\p{Lm}\p{Lo}\p{M}]*| ?\p{Lu}(?![\p{L}\p{N}\-])|\p{Lu}|\n+"
+    r" ?\p{N}{1,2}| ?\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}][\p{Ll}\p{Lm}\p{Lo}\p{M}]*| ?\p{Lu}|\n+"
     r"| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s"
 )
 CHAT_TEMPLATE = (

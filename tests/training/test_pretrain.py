@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cmt_memory.training import mixture
+from cmt_memory.training.facts import FactWorld
+from cmt_memory.training.facts.rendering import locate
 from cmt_memory.training.initialisation import redraw, seed_copying
 from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, encode
 from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
@@ -99,19 +101,62 @@ def test_readers_know_where_their_token_stands(tokenizer):
     asked = (("Where?", "Porto"), ("Who?", "nobody"), ("Who?", "Bob"))
     (row,) = encode(tokenizer, [Episode(documents, asked)])
     batch = collate([row])
-    (span,) = [s for s in batch.spans if len(s.readers)]
-    for reader, places in zip(span.readers, span.places, strict=True):
-        predicted = int(batch.answers[0, span.begin + reader])
+    (queries, seen), span = next((s.sights["answer"], s) for s in batch.spans if "answer" in s.sights)
+    for query, places in zip(queries, seen, strict=True):
+        predicted = int(batch.answers[0, span.begin + query])
         assert [row.prefix[place] for place in places.nonzero().flatten()] == [predicted] * int(places.sum())
     answers = [answer[:-1] for _, answer in row.questions]
-    assert [int(p.sum()) for p in span.places] == [2] * (len(answers[0]) + len(answers[2]))
+    assert [int(p.sum()) for p in seen] == [2] * (len(answers[0]) + len(answers[2]))
+
+
+def test_a_statement_tells_later_what_its_value_and_its_owner_are(tokenizer):
+    """A value that stands before its owner's name is found at the end of its statement, and so is the name."""
+    text = "Alice is here. Porto is where she lives."
+    said = locate(text, "Porto is where she lives.", 0, "Porto", "Alice", ("she",))
+    asked = (("Where does Alice live?", "Porto"), ("Who lives in Porto?", "Alice"))
+    (row,) = encode(tokenizer, [Episode((text,), asked, ((said,),))])
+    spelled = [tokenizer.decode([token]).strip() for token in row.prefix]
+    (told,) = row.told
+
+    def word(place):
+        return "".join(spelled[place:])
+
+    assert word(told.value).startswith("Portoiswhere")
+    assert word(told.named).startswith("shelives")
+    assert [word(place)[:5] for place in told.names] == ["Alice"]
+    assert spelled[told.end - 1] == "."
+    assert row.sources[0] == ("answer", list(range(told.value, told.end)))
+    assert row.sources[1] == ("name", list(range(told.named, told.end)))
+    batch = collate([row])
+    documents, questions = batch.spans
+    value_queries, value_places = documents.sights["told_value"]
+    assert value_queries.tolist() == list(range(told.value, told.end))
+    assert all(places.nonzero().flatten().tolist() == [told.value] for places in value_places)
+    name_queries, name_places = documents.sights["told_name"]
+    assert name_queries.tolist() == list(range(told.named, told.end))
+    assert all(places.nonzero().flatten().tolist() == [told.names[0]] for places in name_places)
+    reader, places = questions.sights["name"]
+    assert int(batch.answers[0, questions.begin + reader]) == row.prefix[told.names[0]]
+    assert places[0].nonzero().flatten().tolist() == [told.names[0], *range(told.named, told.end)]
+
+
+def test_generated_statements_are_found_in_their_tokens(tokenizer):
+    """What a statement's first value token is said to be begins its value, for any phrasing."""
+    for seed in range(30):
+        document = FactWorld(random.Random(seed), phrasings="composed").document(6)
+        episode = Episode((document.text,), (("?", "x"),), (document.statements,))
+        (row,) = encode(tokenizer, [episode])
+        for said, told in zip(document.statements, row.told, strict=True):
+            assert told.value < told.end <= len(row.prefix)
+            rest = tokenizer.decode(row.prefix[told.value :]).lstrip()
+            assert rest.lower().replace("\n ", "\n").startswith(said.value.lower()[:3])
 
 
 def test_pointing_is_the_attention_paid_to_the_answer(tmp_path):
     run = Pretraining(CONFIG, tmp_path)
     documents, question = ("Alice lives in Porto.", "The code is 4471."), ("What is the code?", "4471")
     (row,) = encode(run.tokenizer, [Episode(documents, (question,))])
-    batch, pointing = collate([row]), Pointing({1: (0, 1)})
+    batch, pointing = collate([row]), Pointing({"answer": {1: (0, 1)}})
     losses(run.model, batch, pointing)
     run.model.set_attn_implementation("eager")
     prompt, answer = row.questions[0]
@@ -119,13 +164,13 @@ def test_pointing_is_the_attention_paid_to_the_answer(tmp_path):
     start = next(i for i in range(len(row.prefix)) if row.prefix[i : i + len(answer) - 1] == answer[:-1])
     before = len(row.prefix) + len(prompt) - 1
     paid = torch.stack([attention[:, before + n, start + n] for n in range(len(answer) - 1)], 1)
-    assert torch.allclose(torch.cat(pointing.losses), -paid.log().flatten(), atol=1e-4)
+    assert torch.allclose(torch.cat(pointing.losses["answer"]), -paid.log().flatten(), atol=1e-4)
 
 
 def test_pointing_needs_heads_that_exist():
     for heads, message in ({2: (0,)}, "layer 2"), ({1: (2,)}, "head 2"):
         with pytest.raises(ValidationError, match=message):
-            PretrainConfig(**CONFIG.model_dump() | {"pointing": heads})
+            PretrainConfig(**CONFIG.model_dump() | {"pointing": {"told_name": heads}})
 
 
 def test_exact_match_counts_whole_answers(tmp_path):
@@ -168,7 +213,7 @@ def test_a_name_is_spelled_alike_everywhere(tokenizer):
         encoded = ids(text)
         assert any(encoded[i : i + len(name)] == name for i in range(len(encoded))), text
     for code in ("XK-4471-B", " XK-4471-B", "(XK-4471-B)"):
-        spelled = tokenizer.convert_ids_to_tokens(ids(code))
+        spelled = [tokenizer.decode([token]).strip() for token in ids(code)]
         assert "".join(spelled[spelled.index("X") :]).startswith("XK-4471-B")
         assert spelled[spelled.index("X") :][:2] == ["X", "K"]
 
@@ -256,7 +301,7 @@ def test_seeded_copying_repeats_what_it_has_seen():
     redraw(model)
     assert right() < 0.05
     seed_copying(model)
-    assert right() > 0.3
+    assert right() > 0.8
 
 
 def test_a_model_too_small_to_copy_is_refused(tmp_path):

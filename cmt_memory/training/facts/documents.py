@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 
 from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things
 from cmt_memory.training.facts.phrasings import Attribute
-from cmt_memory.training.facts.rendering import Entity, EntityKind, Fact, Phrasings, capitalise, fill, fixed, render
+from cmt_memory.training.facts.rendering import (
+    Entity,
+    EntityKind,
+    Fact,
+    Phrasings,
+    Statement,
+    capitalise,
+    fill,
+    fixed,
+    render,
+)
 
 UNKNOWN = "unknown"
 """The answer to a question that the documents do not answer."""
@@ -35,11 +45,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class FactDocument:
-    """A document, one question per fact, and questions it cannot answer."""
+    """A document, one question per fact, questions it cannot answer, and where it tells what."""
 
     text: str
     questions: tuple[Question, ...]
     unanswerable: tuple[Question, ...]
+    statements: tuple[Statement, ...] = ()
 
 
 class FactWorld:
@@ -75,11 +86,11 @@ class FactWorld:
         for index, kind in enumerate(kinds):
             share = facts // len(kinds) + (index < facts % len(kinds))
             drawn += self._facts(kind, share)
-        text = render(self.rng, drawn, self.phrasings)
+        text, statements = render(self.rng, drawn, self.phrasings)
         questions = list(dict.fromkeys(self._ask(fact, drawn) for fact in drawn for _ in range(asks)))
         self.rng.shuffle(questions)
         literal = tuple(replace(q, answer=_literal(q.answer, text)) for q in questions)
-        return FactDocument(text, literal, (self._unanswerable(drawn), self.unanswerable()))
+        return FactDocument(text, literal, (self._unanswerable(drawn), self.unanswerable()), statements)
 
     def unanswerable(self) -> Question:
         """Ask about somebody or something that no document of this world names."""

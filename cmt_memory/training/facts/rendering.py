@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,27 +39,101 @@ class Fact:
     unique: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Where a text tells a value and whose it is, in characters.
+
+    Attributes:
+        end: Where the statement ends, its full stop left out.
+        value: The value.
+        value_at: Where the value begins.
+        name: What names its subject, empty where nothing does.
+        name_from: From where in the statement the subject is known.
+        names_at: Where names of the subject begin, in the statement and before it.
+    """
+
+    end: int
+    value: str
+    value_at: int
+    name: str
+    name_from: int
+    names_at: tuple[int, ...]
+
+
+def locate(text: str, said: str, after: int, value: str, name: str, mentions: Sequence[str] = ()) -> Statement | None:
+    """Find a statement in a text.
+
+    Args:
+        text: The text.
+        said: The statement; its first letter may have another case in the text and its full stop may be gone.
+        after: Where to begin looking; the whole text is searched if it is not found there.
+        value: The value it tells.
+        name: The name of its subject.
+        mentions: How the statement may refer to the subject instead.
+
+    Returns:
+        The statement, or ``None`` if the text does not hold it or it does not hold the value.
+    """
+    core = said.rstrip(".!?")
+    rest = core[1:] if len(core) > 1 else core
+    at = text.find(rest, after)
+    at = at if at >= 0 else text.find(rest)
+    begin, end = max(0, at - len(core) + len(rest)), at + len(rest)
+    lower = text.lower()
+    value_at = lower.find(value.lower(), begin, end)
+    if at < 0 or value_at < 0:
+        return None
+    names = tuple(m.start() for m in _whole(name).finditer(text) if m.start() < end) if name else ()
+    known = [m.start() for word in (name, *mentions) if word for m in _whole(word).finditer(text, begin, end)]
+    known = [place for place in known if not value_at <= place < value_at + len(value)]
+    return Statement(end, value, value_at, name, min(known, default=begin), names)
+
+
+def _whole(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
+
+
 def capitalise(text: str) -> str:
     """Upper-case the first character and leave the rest."""
     return text[:1].upper() + text[1:]
 
 
-def render(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> str:
-    """Render facts as a text: prose, bullets, headed blocks, lines or a table; held-out phrasings are always prose."""
+def render(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> tuple[str, tuple[Statement, ...]]:
+    """Render facts as a text: prose, bullets, headed blocks, lines or a table; held-out phrasings are always prose.
+
+    Returns:
+        The text, and where in it each fact is told.
+    """
+    told: list[tuple[Fact, str]] = []
     named = all(fact.noun and fact.entity.kind != "home" for fact in drawn) and phrased != "heldout"
     style = rng.random()
     if named and style < 0.1:
-        body = _blocks(rng, drawn)
+        body = _blocks(rng, drawn, told)
     elif named and style < 0.17:
-        body = _lines(rng, drawn)
+        body = _lines(rng, drawn, told)
     elif named and style < 0.23 and len({f.entity for f in drawn}) > 1:
-        body = _table(rng, drawn)
+        body = _table(rng, drawn, told)
     else:
-        body = _prose(rng, drawn, phrased)
+        body = _prose(rng, drawn, phrased, told)
     roll = rng.random()
     if roll < 0.12:
-        return f"{rng.choice(phrasings.OPENERS)}\n{body}"
-    return f"# {rng.choice(phrasings.OPENERS).rstrip('.:,')}\n\n{body}" if roll < 0.16 else body
+        text = f"{rng.choice(phrasings.OPENERS)}\n{body}"
+    else:
+        text = f"# {rng.choice(phrasings.OPENERS).rstrip('.:,')}\n\n{body}" if roll < 0.16 else body
+    return text, _located(text, told)
+
+
+def _located(text: str, told: list[tuple[Fact, str]]) -> tuple[Statement, ...]:
+    statements: list[Statement] = []
+    after = 0
+    for fact, said in told:
+        entity = fact.entity
+        name, mentions = ("", ()) if entity.kind == "home" else (entity.bare, (entity.short, *entity.pronouns))
+        statement = locate(text, said, after, fact.value, name, mentions)
+        if statement is not None:
+            statements.append(statement)
+            after = statement.end
+    return tuple(statements)
 
 
 def _say(rng: random.Random, fact: Fact, mention: str, phrased: Phrasings) -> str:
@@ -82,7 +157,7 @@ def _say(rng: random.Random, fact: Fact, mention: str, phrased: Phrasings) -> st
             return fill(says, fact.entity, mention, fact.noun, fact.value)
 
 
-def _prose(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> str:
+def _prose(rng: random.Random, drawn: list[Fact], phrased: Phrasings, told: list[tuple[Fact, str]]) -> str:
     """Render facts as sentences with short references, joins, suffixes and sentences that say nothing."""
     facts = drawn[:]
     if rng.random() < 0.4:
@@ -114,6 +189,7 @@ def _prose(rng: random.Random, drawn: list[Fact], phrased: Phrasings) -> str:
             sentences.append(capitalise(rng.choice(phrasings.LINKS) + sentence))
         else:
             sentences.append(capitalise(sentence))
+        told.append((fact, sentence))
         plain = True
         if rng.random() < filler:
             sentences.append(rng.choice(phrasings.FILLERS))
@@ -135,24 +211,26 @@ def _short_is_clear(entity: Entity, drawn: Sequence[Fact]) -> bool:
     return all(entity is f.entity or f.entity.short != entity.short for f in drawn)
 
 
-def _blocks(rng: random.Random, drawn: list[Fact]) -> str:
+def _blocks(rng: random.Random, drawn: list[Fact], told: list[tuple[Fact, str]]) -> str:
     """Render a heading for each entity with its attributes under it."""
     bullet, mark = rng.choice(("- ", "* ", "  ", "")), rng.choice((": ", " = ", " - ", ": "))
     head = rng.choice(("{}:", "## {}", "{}", "**{}**"))
     blocks = []
     for entity in dict.fromkeys(fact.entity for fact in drawn):
-        own = [f"{bullet}{capitalise(f.noun)}{mark}{f.value}" for f in drawn if f.entity is entity]
-        blocks.append("\n".join([head.format(capitalise(entity.full)), *own]))
+        own = [(f, f"{bullet}{capitalise(f.noun)}{mark}{f.value}") for f in drawn if f.entity is entity]
+        blocks.append("\n".join([head.format(capitalise(entity.full)), *(line for _, line in own)]))
+        told += own
     return rng.choice(("\n\n", "\n")).join(blocks)
 
 
-def _lines(rng: random.Random, drawn: list[Fact]) -> str:
+def _lines(rng: random.Random, drawn: list[Fact], told: list[tuple[Fact, str]]) -> str:
     """Render one ``name, attribute: value`` line for each fact, in any order."""
     facts = rng.sample(drawn, len(drawn))
     form = rng.choice(
         ("{e}, {n}: {v}", "{e} / {n}: {v}", "{n} ({e}): {v}", "{e} - {n} - {v}", "{e}'s {n} = {v}", "{n} {e}: {v}")
     )
-    return "\n".join(capitalise(form.format(e=f.entity.bare, n=f.noun, v=f.value)) for f in facts)
+    told += [(f, capitalise(form.format(e=f.entity.bare, n=f.noun, v=f.value))) for f in facts]
+    return "\n".join(line for _, line in told)
 
 
 def fixed(attribute: Attribute) -> bool:
@@ -180,11 +258,12 @@ def fill(template: str, entity: Entity, mention: str, noun: str, value: str) -> 
     ).replace(f"{objective}'s", possessive if pronoun else f"{objective}'s")
 
 
-def _table(rng: random.Random, drawn: list[Fact]) -> str:
+def _table(rng: random.Random, drawn: list[Fact], told: list[tuple[Fact, str]]) -> str:
     """Render entities as rows and attributes as columns."""
     columns = list(dict.fromkeys((f.attribute, f.noun if fixed(f.attribute) else "") for f in drawn))
     titles = [next(f.noun for f in drawn if f.attribute is a and (not n or f.noun == n)) for a, n in columns]
     rows = [["name", *titles]]
+    told += [(fact, fact.value) for fact in drawn]
     for entity in dict.fromkeys(f.entity for f in drawn):
         cells = []
         for a, n in columns:
