@@ -32,7 +32,6 @@ from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, 
 from cmt_memory.training.team import Shared, views
 from cmt_memory.training.tokenizer import train_tokenizer
 
-
 LOSSES = ("answer", "text", *(f"sight_{sight}" for sight in SIGHTS))
 """The losses of a step, as the log names them."""
 
