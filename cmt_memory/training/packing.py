@@ -24,13 +24,14 @@ SPAN = 192
 """Tokens of a span, about: a shorter one wastes calls, a longer one computes scores that the mask throws away."""
 
 
-Sight = Literal["answer", "name", "told_value", "told_name"]
+Sight = Literal["answer", "name", "asked", "told_value", "told_name"]
 """What a position should look at.
 
 A position that predicts an answer's token looks at where it stands (``answer``; ``name`` for the first token of an
 answer which is the name of a value's owner). It may as well look at a later part of the statement, which is where the
 statement is known to be the one asked for if the name follows the value; there the first token of the value can be
 read because every position of a statement looks at it (``told_value``), and at its owner's name (``told_name``).
+What it has to find is what the question names (``asked``).
 """
 SIGHTS: tuple[Sight, ...] = get_args(Sight)
 
@@ -58,6 +59,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What a question's first answer token is, where the statements that give it can be read, and what it names.
+
+    ``asked`` is the token of the question at which it names the owner of a value, or the value of an owner.
+    """
+
+    sight: Sight = "answer"
+    places: tuple[int, ...] = ()
+    asked: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Token ids of an episode: the documents with the head, and ``(prompt, answer)`` of each question.
 
@@ -65,13 +78,13 @@ class Row:
         prefix: Head and documents.
         questions: Prompt and answer of each question.
         told: The statements of the documents.
-        sources: For each question, what its first answer token is to its statements, and where those can be read.
+        sources: What is known of each question.
     """
 
     prefix: list[int]
     questions: list[tuple[list[int], list[int]]]
     told: tuple[Told, ...]
-    sources: list[tuple[Sight, list[int]]]
+    sources: list[Source]
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(prompt) + len(answer) for prompt, answer in self.questions)
@@ -156,8 +169,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, episodes: Sequence[Episode]) -> l
             for statement in episode.statements[number] if episode.statements else ():
                 statements.append((statement, _told(statement, [end for _, end in offsets], len(prefix))))
             prefix += ids
-        questions = [(next(parts)[0] + tail, [*next(parts)[0], tokenizer.eos_token_id]) for _ in episode.questions]
-        sources = [_source(question, answer, statements) for question, answer in episode.questions]
+        questions: list[tuple[list[int], list[int]]] = []
+        sources: list[Source] = []
+        for question, answer in episode.questions:
+            ids, offsets = next(parts)
+            questions.append((ids + tail, [*next(parts)[0], tokenizer.eos_token_id]))
+            sources.append(_source(question, answer, statements, [end for _, end in offsets]))
         rows.append(Row(prefix, questions, tuple(told for _, told in statements), sources))
     return rows
 
@@ -176,15 +193,20 @@ def _told(statement: Statement, ends: list[int], first: int) -> Told:
     )
 
 
-def _source(question: str, answer: str, statements: Sequence[tuple[Statement, Told]]) -> tuple[Sight, list[int]]:
-    """Return what an answer is to the statements that give it, and where its first token can be read from them."""
+def _source(question: str, answer: str, statements: Sequence[tuple[Statement, Told]], ends: Sequence[int]) -> Source:
+    """Tell what is known of a question whose tokens end at ``ends``."""
     asked, wanted = question.lower(), answer.lower()
-    values = [told for said, told in statements if said.value.lower() == wanted]
-    if values:
-        return "answer", [place for told in values for place in range(told.value, told.end)]
-    owners = [told for said, told in statements if said.name.lower() == wanted and said.value.lower() in asked]
-    places = [place for told in owners if told.names for place in range(max(told.value, told.named), told.end)]
-    return ("name", places) if owners else ("answer", [])
+    found = [(said, told) for said, told in statements if said.value.lower() == wanted]
+    if found:
+        places = tuple(place for _, told in found for place in range(told.value, told.end))
+        name = found[0][0].name.lower()
+        named = next((at for words in (name, name.split(" ")[0]) if words and (at := asked.find(words)) >= 0), None)
+        return Source("answer", places, None if named is None else bisect_right(ends, named))
+    found = [(said, told) for said, told in statements if said.name.lower() == wanted and said.value.lower() in asked]
+    if found:
+        places = tuple(p for _, told in found if told.names for p in range(max(told.value, told.named), told.end))
+        return Source("name", places, bisect_right(ends, asked.find(found[0][0].value.lower())))
+    return Source()
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -259,15 +281,17 @@ def _questions_span(row: Row, start: int, end: int, numbers: range) -> Span:
     """Span the questions that end at ``end``: each sees its documents and itself."""
     prefix, first = row.prefix, 0
     blocks: list[Tensor] = []
-    seen: dict[Sight, dict[int, Iterable[int]]] = {"answer": {}, "name": {}}
+    seen: dict[Sight, dict[int, Iterable[int]]] = {"answer": {}, "name": {}, "asked": {}}
     for number in numbers:
-        (prompt, answer), (sight, sources) = row.questions[number], row.sources[number]
+        (prompt, answer), source = row.questions[number], row.sources[number]
         size, value = len(prompt) + len(answer), answer[:-1]
         blocks.append(torch.ones(size, size, dtype=torch.bool).tril())
         there = [i for i, token in enumerate(prefix) if token == value[0] and prefix[i : i + len(value)] == value]
         if there:
             reader = first + len(prompt) - 1
-            seen[sight][reader] = [*there, *sources]
+            seen[source.sight][reader] = [*there, *source.places]
+            if source.asked is not None:
+                seen["asked"][reader] = [len(prefix) + first + source.asked]
             seen["answer"] |= {reader + n: [i + n for i in there] for n in range(1, len(value))}
         first += size
     return _span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), seen)

@@ -64,7 +64,7 @@ class PretrainConfig(_Strict):
     model: ModelShape = ModelShape()
     seed_copying: bool = False
     pointing: dict[Sight, dict[int, tuple[int, ...]]] = {}
-    pointing_loss: float = Field(0.5, ge=0)
+    pointing_loss: dict[Sight, float] = dict.fromkeys(SIGHTS, 1.0)
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)
@@ -170,7 +170,7 @@ class Pretraining:
         self.model = build_model(config.model, self.tokenizer)
         redraw(self.model)
         if config.seed_copying:
-            seed_copying(self.model, self._pointing_heads())
+            seed_copying(self.model, self._reading_heads())
         torch.nn.Module.to(self.model, self.device)
         self.model.set_attn_implementation("spans")
         self.parameters = list(self.model.parameters())
@@ -207,10 +207,10 @@ class Pretraining:
             optimizers.append(torch.optim.AdamW(rest, lr=config.lr_rest, weight_decay=0.0, betas=(0.9, 0.98)))
         return optimizers
 
-    def _pointing_heads(self) -> dict[int, set[int]]:
+    def _reading_heads(self) -> dict[int, set[int]]:
         heads: dict[int, set[int]] = {}
-        for layers in self.config.pointing.values():
-            for layer, chosen in layers.items():
+        for sight in ("answer", "name"):
+            for layer, chosen in self.config.pointing.get(sight, {}).items():
                 heads.setdefault(layer, set()).update(chosen)
         return heads
 
@@ -346,7 +346,7 @@ class Pretraining:
             pointing = Pointing(self.config.pointing)
             answer, text, _ = losses(self.model, batch, pointing)
             pointed = pointing.means()
-            total = answer + self._stage().text_loss * text + self.config.pointing_loss * sum(pointed.values())
+            total = answer + self._stage().text_loss * text + sum(self.config.pointing_loss.get(sight, 1.0) * mean for sight, mean in pointed.items())
         parts = [answer, text, *(pointed.get(sight, torch.zeros(())) for sight in SIGHTS)]
         return [float(part.detach()) for part in parts], torch.autograd.grad(total, self.parameters)
 

@@ -125,8 +125,9 @@ def test_a_statement_tells_later_what_its_value_and_its_owner_are(tokenizer):
     assert word(told.named).startswith("shelives")
     assert [word(place)[:5] for place in told.names] == ["Alice"]
     assert spelled[told.end - 1] == "."
-    assert row.sources[0] == ("answer", list(range(told.value, told.end)))
-    assert row.sources[1] == ("name", list(range(told.named, told.end)))
+    of_place, of_name = row.sources
+    assert (of_place.sight, of_place.places) == ("answer", tuple(range(told.value, told.end)))
+    assert (of_name.sight, of_name.places) == ("name", tuple(range(told.named, told.end)))
     batch = collate([row])
     documents, questions = batch.spans
     value_queries, value_places = documents.sights["told_value"]
@@ -138,6 +139,11 @@ def test_a_statement_tells_later_what_its_value_and_its_owner_are(tokenizer):
     reader, places = questions.sights["name"]
     assert int(batch.answers[0, questions.begin + reader]) == row.prefix[told.names[0]]
     assert places[0].nonzero().flatten().tolist() == [told.names[0], *range(told.named, told.end)]
+    readers, places = questions.sights["asked"]
+    for reader, place, word in zip(readers, places, ("Alice", "Porto"), strict=True):
+        key = questions.begin + int(place.nonzero()) - len(row.prefix)
+        assert questions.mask[reader, key - questions.begin]
+        assert tokenizer.decode(batch.input_ids[0, key : key + 6]).lstrip().startswith(word)
 
 
 def test_generated_statements_are_found_in_their_tokens(tokenizer):
