@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cmt_memory.model.latent import Projection
-from cmt_memory.model.maps import LatentUp
 from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.maps import LatentUp
 
 
 class Aligner(nn.Module, ABC):

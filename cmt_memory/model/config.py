@@ -26,9 +26,9 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     causal: bool = False
 
@@ -55,7 +55,7 @@ class CMTConfig(BaseModel):
     format_version: Literal[1] = 1
     lm: str
     lm_revision: str | None = None
-    ratio: int = Field(1, ge=1, le=MAX_RATIO)
+    ratio: int = Field(default=1, ge=1, le=MAX_RATIO)
     latent: int | Literal["full"] = "full"
     compressor: Literal["pooled", "kept", "adapted"] = "pooled"
     adapter: AdapterConfig | None = None
