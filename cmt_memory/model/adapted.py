@@ -25,6 +25,8 @@ from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.maps import LatentDown, LatentUp
 from cmt_memory.model.memory import Memory
 
+_MOST_READ = 4
+"""How many times the tokens of an untrained fit are read, because pooling leaves fewer rows of them."""
 _COMPRESSOR, _ALIGNER = "compressor.", "aligner."
 
 
@@ -117,8 +119,8 @@ def start_adapted(
         texts: what to fit on; their first tokens count.
     """
     compressor = AdaptedCompressor(lm, config).to(lm.device)
-    wanted = rows_that_fit(lm.layout.width)
-    documents = take_tokens(lm, texts, wanted)
+    kept = sum(1 / ratio for ratio in ratios) / len(ratios)
+    documents = take_tokens(lm, texts, int(rows_that_fit(lm.layout.width) * min(_MOST_READ, 1 / kept)))
     rows: list[Tensor] = []
     for number, document in enumerate(documents):
         full = torch.empty(1, len(document), lm.layout.width)

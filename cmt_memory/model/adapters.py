@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from itertools import chain
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +139,7 @@ def chosen(adapters: dict[str, nn.Parameter], names: Collection[str]) -> nn.Para
     unknown = sorted(set(names) - set(adapters))
     if unknown:
         raise InvalidInputError(f"The LM has no place for the adapters {unknown[:4]}: they belong to another LM.")
-    return nn.ParameterDict({key_of(name): cast(nn.Parameter, adapters[name]) for name in sorted(names)})
+    return nn.ParameterDict({key_of(name): adapters[name] for name in sorted(names)})
 
 
 def key_of(name: str) -> str:

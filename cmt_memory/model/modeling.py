@@ -376,6 +376,10 @@ class CMTModel:
         assert projection is not None
         return FitReport(projection.variance_kept(rows.to(self.lm.device)), agreement)
 
+    def retrained(self) -> None:
+        """Say that the parts' tensors have changed, so that the fingerprint is worked out anew."""
+        self._parts_digest = None
+
     def hold(self) -> None:
         """Say that memories of this model exist elsewhere, so that it must not be fitted again."""
         self._made_memories = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -375,21 +375,19 @@ def _problem(error: Any) -> str:
 
 def _allowed(path: tuple[int | str, ...]) -> list[str]:
     """The keys of the model at a place in the configuration."""
-    from typing import get_args
-
-    found: Any = TrainConfig
+    found: list[type[BaseModel]] = [TrainConfig]
     for part in path:
-        if isinstance(part, str) and isinstance(found, type) and part in found.model_fields:
-            annotation = found.model_fields[part].annotation
-            options = [o for o in _flat(annotation) if isinstance(o, type) and issubclass(o, BaseModel)]
-            found = options if len(options) > 1 else (options or [found])[0]
-        elif isinstance(found, list):
-            kinds = {get_args(o.model_fields["kind"].annotation)[0]: o for o in found}
-            found = kinds.get(part, found)
-    return sorted(f.alias or name for name, f in found.model_fields.items()) if isinstance(found, type) else ["kind"]
+        if isinstance(part, int):
+            continue
+        if len(found) == 1 and part in found[0].model_fields:
+            found = _models(found[0].model_fields[part].annotation)
+        else:  # a tagged choice names its kind
+            found = [model for model in found if part in get_args(model.model_fields["kind"].annotation)]
+    return sorted({field.alias or name for model in found for name, field in model.model_fields.items()})
 
 
-def _flat(annotation: Any) -> list[Any]:
-    from typing import get_args
-
-    return [annotation, *(inner for part in get_args(annotation) for inner in _flat(part))]
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -27,6 +27,16 @@ from cmt_memory.training.objectives import (
 from cmt_memory.training.units import AnswerUnit, Row, TextUnit, Unit
 
 REPEAT, CONTINUE = 0, 1
+LOSSES = (
+    "answer",
+    "first_token",
+    "distillation",
+    "memory_aware",
+    "self_matching",
+    "reconstruction",
+    "continuation",
+)
+"""Every loss that a unit may have, as logs name them."""
 
 
 class Learner(nn.Module):
@@ -201,7 +211,7 @@ class Learner(nn.Module):
 
     def _embed(self, ids: Tensor) -> Tensor:
         embeddings = self.model.lm.model.get_input_embeddings()
-        embedded: Tensor = embeddings(ids)  # type: ignore[operator]
+        embedded: Tensor = embeddings(ids)
         return embedded
 
 

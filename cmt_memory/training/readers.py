@@ -118,7 +118,7 @@ def part_of(items: Sequence[Any], part: tuple[float, float]) -> Sequence[Any]:
 
 
 def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
-    """SQuAD v1.1 or v2.0 JSON; a part is one of its articles, which share no text. Unanswerable questions are left out."""
+    """SQuAD v1.1 or v2.0 JSON, without unanswerable questions; a part is one of its articles, which share no text."""
     try:
         content = json.loads(read_bytes(path))
     except json.JSONDecodeError as error:
@@ -131,7 +131,9 @@ def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
         for number, article in enumerate(part_of(articles, part)):
             for place, paragraph in enumerate(article["paragraphs"]):
                 at = f"article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
-                asked = tuple((q["question"].strip(), q["answers"][0]["text"]) for q in paragraph["qas"] if q["answers"])
+                asked = tuple(
+                    (q["question"].strip(), q["answers"][0]["text"]) for q in paragraph["qas"] if q["answers"]
+                )
                 if asked:
                     groups.append(Group((paragraph["context"],), asked))
     except (KeyError, TypeError, AttributeError) as error:

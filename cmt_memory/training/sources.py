@@ -213,7 +213,9 @@ class Mixture:
 
     def __len__(self) -> int:
         """Episodes of an epoch, in which the largest source is read once; 0 where a source has no end."""
-        sizes = [len(source) * len(self._labels) // len(at) for source, at in zip(self._sources, self._places, strict=True)]
+        sizes = [
+            len(source) * len(self._labels) // len(at) for source, at in zip(self._sources, self._places, strict=True)
+        ]
         return max(sizes) if all(sizes) else 0
 
     def episode(self, number: int, documents: dict[int, float], questions: int) -> Episode:
