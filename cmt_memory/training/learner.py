@@ -96,7 +96,8 @@ class Learner(nn.Module):
         }
         # Every trained parameter is in the sum even where no document of a unit used it, as other processes expect.
         unused = torch.stack([parameter.flatten()[0].float() for parameter in self.chosen()]).sum() * 0
-        weighted = [weights[name] * loss for name, loss in losses.items() if weights.get(name)]
+        shares = _token_shares(unit) if isinstance(unit, TextUnit) else {}
+        weighted = [weights[name] * shares.get(name, 1.0) * loss for name, loss in losses.items() if weights.get(name)]
         total = torch.stack(weighted).sum() if weighted else unused
         return {name: loss.detach() for name, loss in losses.items()} | {"loss": total + unused}
 
@@ -213,6 +214,13 @@ class Learner(nn.Module):
         embeddings = self.model.lm.model.get_input_embeddings()
         embedded: Tensor = embeddings(ids)
         return embedded
+
+
+def _token_shares(unit: TextUnit) -> dict[str, float]:
+    """How much of a unit's targets is repeated and how much continued, so that every token counts alike."""
+    repeated = sum(len(target) for target, repeats in zip(unit.targets, unit.repeats, strict=True) if repeats)
+    share = repeated / sum(map(len, unit.targets))
+    return {"reconstruction": share, "continuation": 1 - share}
 
 
 def _right_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

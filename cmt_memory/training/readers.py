@@ -211,7 +211,7 @@ def archivalqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.
             where.setdefault(row["para_id"], rows.line_num - 1)
             asked.setdefault(row["para_id"], []).append((row["question"].strip(), row["answer"].strip()))
     except csv.Error as error:
-        raise InvalidInputError(f"{path}, line {rows.line_num}: not valid CSV ({error}).") from None
+        raise InvalidInputError(f"{path}, line {rows.reader.line_num}: not valid CSV ({error}).") from None
     return _by_document(path, asked, where, documents, "para_id", part)
 
 

@@ -82,8 +82,7 @@ def write_card(
         f"- language model: `{config.llm}`, not changed (sha256 of its weights before and after: `{digest[:16]}…`)",
         f"- reads {'from left to right' if adapter.causal else 'in both directions'}, with LoRA adapters of rank "
         f"{adapter.rank}",
-        f"- {model.config.latent} numbers per slot; {_list(config.ratios)} document tokens per slot were trained, others "
-        "were not",
+        f"- {model.config.latent} numbers per slot; trained at {_list(config.ratios)} document tokens per slot",
         f"- {trained:,} trained parameters",
         "",
         "## Data",
@@ -117,7 +116,7 @@ def _results(config: TrainConfig, results: dict[int, dict[str, float]]) -> list[
     if not results:
         return ["Not measured: the run had no held-out data."]
     lines = [
-        f"Exact match of free answers to {config.gates.questions} held-out questions: a check of the run, no evaluation.",
+        f"Exact match of free answers to {config.gates.questions} held-out questions: a check, no evaluation.",
         "",
         "| ratio | memory | another document's | no memory | text in the prompt | share of text |",
         "|---|---|---|---|---|---|",

@@ -67,10 +67,8 @@ def run_training(config: TrainConfig) -> RunResult:
     _settle(config)
     train, held_out = _mixture(config, config.train, "train"), _mixture(config, config.held_out, "held-out")
     model = _starting_model(config, train)
-    model.lm.check_fits(
-        len(model.lm.prompt.head_ids) + config.episodes.document_tokens,
-        "episodes.document_tokens with the prompt's head",
-    )
+    longest = len(model.lm.prompt.head_ids) + config.episodes.document_tokens
+    model.lm.check_fits(longest, "episodes.document_tokens with the prompt's head")
     before = weights_digest(model.lm)
     learner = Learner(model, config.objectives, config.batch_tokens)
     log: list[dict[str, Any]] = []
@@ -78,9 +76,7 @@ def run_training(config: TrainConfig) -> RunResult:
         log += _run_stage(config, number, stage, learner, train, held_out)
     after = weights_digest(model.lm)
     if before != after:
-        raise GateFailedError(
-            "The frozen LM's weights have changed during training, so its memories cannot be trusted."
-        )
+        raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
     return _finish(config, model, held_out, log, after)
 
 
@@ -197,9 +193,7 @@ def _gates(
 ) -> list[GateCallback]:
     if stage.task != "answers" or not config.held_out:
         return []
-    passed = sum(
-        _steps(s, held_out, n) for n, s in enumerate(config.stages[:number]) if s.task == "answers" and s.steps
-    )
+    passed = sum(earlier.steps or 0 for earlier in config.stages[:number] if earlier.task == "answers")
     keeper = _keeper(config, learner.model, held_out, config.gates.ratio or config.default_ratio)
     return [GateCallback(keeper, config.gates.every, max(0, config.gates.after - passed), folder)]
 

@@ -123,6 +123,9 @@ def test_pretraining_marks_what_it_asks_for(family):
                 inputs_embeds=embedded, attention_mask=mask, past_key_values=cache, position_ids=positions
             ).logits[0]
             assert out[name].item() == pytest.approx(F.cross_entropy(logits, torch.tensor(target)).item(), rel=1e-4)
+    tokens = len(one), 5
+    shared = (tokens[0] * out["reconstruction"] + tokens[1] * out["continuation"]) / sum(tokens)
+    assert out["loss"].item() == pytest.approx(shared.item(), rel=1e-5)
     out["loss"].backward()
     assert made.marks.grad.abs().amax(1).min() > 0
     only = TextUnit(2, (one,), (one,), (True,))
