@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from pathlib import Path
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option
+from cmt_memory.cli.options import debug_option, json_option, quiet
 from cmt_memory.cli.output import print_json
 from cmt_memory.errors import InvalidInputError
 
@@ -51,11 +51,12 @@ def train(path: Path, as_json: bool) -> None:
         config = read_config(path)
     except InvalidInputError as error:
         raise click.UsageError(" ".join(str(error).split())) from error
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("cmt_memory").setLevel(logging.INFO)
+    quiet()
     from cmt_memory.training.run import run_training
 
-    result = run_training(config)
+    result = run_training(config, show_progress=True)
+    if int(os.environ.get("RANK", "0")):
+        return  # torchrun's other processes have nothing to add
     if as_json:
         print_json({"model": str(result.model), "results": result.results})
         return

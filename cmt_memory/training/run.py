@@ -30,6 +30,7 @@ from cmt_memory.training.trainer import (
     CMTTrainer,
     CMTTrainingArguments,
     GateCallback,
+    ProgressCallback,
     load_learner,
     save_learner,
 )
@@ -37,7 +38,7 @@ from cmt_memory.training.units import Units
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, DONE, MODEL = "config.json", "done.json", "model"
+SETTINGS, DONE, MODEL = "settings.json", "done.json", "model"
 _NEEDED = {"peft": "peft", "matplotlib": "matplotlib", "tensorboard": "tensorboard", "yaml": "pyyaml"}
 
 
@@ -56,8 +57,12 @@ class RunResult:
     log: list[dict[str, Any]]
 
 
-def run_training(config: TrainConfig) -> RunResult:
+def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResult:
     """Train from a configuration, or go on where the run in its folder was stopped.
+
+    Args:
+        config: the run.
+        show_progress: draw a progress bar and print the log, on the standard error stream.
 
     Raises:
         InvalidInputError: data, LM and settings do not go together, or the folder holds a run of other settings.
@@ -73,7 +78,7 @@ def run_training(config: TrainConfig) -> RunResult:
     learner = Learner(model, config.objectives, config.batch_tokens)
     log: list[dict[str, Any]] = []
     for number, stage in enumerate(config.stages):
-        log += _run_stage(config, number, stage, learner, train, held_out)
+        log += _run_stage(config, number, stage, learner, train, held_out, show_progress)
     after = weights_digest(model.lm)
     if before != after:
         raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
@@ -139,7 +144,13 @@ def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
 
 
 def _run_stage(
-    config: TrainConfig, number: int, stage: Stage, learner: Learner, train: Mixture, held_out: Mixture
+    config: TrainConfig,
+    number: int,
+    stage: Stage,
+    learner: Learner,
+    train: Mixture,
+    held_out: Mixture,
+    show_progress: bool,
 ) -> list[dict[str, Any]]:
     """Run a stage, or go on with it, or take what it left; returns its log."""
     folder = config.folder / f"stage-{number}"
@@ -160,10 +171,11 @@ def _run_stage(
         f"{config.seed}/{number}",
         learner.model.config.chat_template_kwargs,
     )
-    callbacks = _gates(config, number, stage, learner, held_out, folder)
-    trainer = CMTTrainer(learner, CMTTrainingArguments.of(config, stage, folder, steps), units, list(callbacks))
-    for callback in callbacks:
-        callback.trainer = trainer
+    gates = _gates(config, number, stage, learner, held_out, folder)
+    watch = [ProgressCallback(f"Stage {number}, {stage.task}")] if show_progress and _rank() == 0 else []
+    trainer = CMTTrainer(learner, CMTTrainingArguments.of(config, stage, folder, steps), units, [*gates, *watch])
+    for gate in gates:
+        gate.trainer = trainer
     last = get_last_checkpoint(str(folder))
     logger.info("stage %d: %d steps%s", number, steps, f", going on from {last}" if last else "")
     trainer.train(resume_from_checkpoint=last)

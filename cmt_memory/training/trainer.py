@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,17 @@ from accelerate.utils import broadcast_object_list  # type: ignore[import-untype
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from cmt_memory.errors import InvalidInputError
+from cmt_memory.progress import Progress
 from cmt_memory.training.config import Stage, TrainConfig
 from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import LOSSES, Learner
@@ -74,6 +83,7 @@ class CMTTrainingArguments(TrainingArguments):
             save_steps=config.save_every,
             save_total_limit=config.keep_checkpoints,
             report_to=["tensorboard"],
+            disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
@@ -100,6 +110,7 @@ class CMTTrainer(Trainer):
     ) -> None:
         self._sums = torch.zeros(2, len(LOSSES))
         super().__init__(model=learner, args=args, train_dataset=units, data_collator=_only, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # prints to the standard output; see `ProgressCallback`
         self.model_accepts_loss_kwargs = False
         self.learner = learner
 
@@ -154,6 +165,52 @@ def load_learner(learner: Learner, folder: Path) -> None:
 
 def _only(units: list[Unit]) -> dict[str, Unit]:
     return {"unit": units[0]}
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar, and a line for each entry of the log, on the standard error stream.
+
+    Args:
+        what: what is being done.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Progress | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the bar, with the steps of a resumed stage behind it."""
+        self._bar = Progress(self._what, state.max_steps, unit="steps", show=sys.stderr.isatty()).__enter__()
+        self._bar.advance(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.advance(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print the figures of a step; those of the whole stage are in its log."""
+        logs = logs or {}
+        shown = {name: value for name, value in logs.items() if name.startswith(("loss", "gate_", "learning_rate"))}
+        if shown:
+            figures = ", ".join(f"{name.removeprefix('gate_').replace('_', ' ')} {v:.4g}" for name, v in shown.items())
+            print(f"{self._what}, step {state.global_step}/{state.max_steps}: {figures}", file=sys.stderr)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
 
 
 class GateCallback(TrainerCallback):

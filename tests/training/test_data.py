@@ -46,7 +46,7 @@ SQUAD = {
 DOCUMENTS = [
     {"id": f"d{i}", "text": f"Paper {i}: the bridge of {city} opened in 19{i}0."}
     for i, city in enumerate(("Ulm", "Bern", "Lyon"))
-]  # noqa: E501
+]
 STREAMING = [
     {
         "qa_id": f"eval-{i}",
