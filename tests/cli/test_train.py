@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
 
 from cmt_memory.cli.train import RECIPES
-from cmt_memory.training.config import checked
+from cmt_memory.training.config import TrainConfig, checked
 
 SHORT = {
     "latent": 16,
@@ -51,7 +52,7 @@ def test_a_run_and_what_it_trained_in_a_store(cmt, lm, notes, tmp_path):
         ({"stages": [{"task": "x", "steps": 1}]}, "stages.0.task: input should be 'pretrain' or 'answers', not 'x'"),
         ({"ratoi": 4}, "ratoi is not a key here; allowed: adapter, batch_tokens"),
         ({"adapter": {"rank": 0}}, "adapter.rank: input should be greater than or equal to 1, not 0"),
-        ({"objectives": {"self_matching": {"lamda": 1}}}, "self_matching.lamda is not a key here; allowed: lambda, weight"),
+        ({"objectives": {"self_matching": {"lamda": 1}}}, "lamda is not a key here; allowed: lambda, weight"),
         ({"train": [{"kind": "squad"}]}, "train.0.squad.path is missing"),
         ({"train": [{"kind": "squad", "path": "$NOT_SET/x"}]}, "environment variable that is not set"),
         ({"train": [{"kind": "text", "path": "x"}]}, "needs a source with questions"),
@@ -93,6 +94,12 @@ def test_recipes_are_valid(cmt, name):
 def test_the_squad_recipe_needs_two_lines_changed(cmt):
     lines = [line for line in cmt("recipe", "squad").stdout.splitlines() if line.strip()]
     assert len(lines) <= 12
+
+
+def test_the_published_schema_is_the_one_that_is_checked():
+    """Made by `TrainConfig.model_json_schema()`, so that editors complete and check the YAML."""
+    published = Path("docs/reference/train-config.schema.json").read_text("utf-8")
+    assert json.loads(published) == TrainConfig.model_json_schema()
 
 
 def test_help_teaches(cmt):

@@ -19,16 +19,22 @@ TEXTS = [" ".join(DOCUMENTS * 3), " ".join(reversed(DOCUMENTS * 3))]
 
 def trainable(family: str = "llama", kind: str = "plain", *, disturb: float = 0.1, **settings: object) -> CMTModel:
     """An adapted model whose adapters change something."""
-    base = tiny_model(family, kind)
-    config = base.config.model_copy(
-        update={"ratio": 4, "latent": 24, "compressor": "adapted", "adapter": AdapterConfig(rank=2, **settings)}
-    )
-    compressor, aligner = start_adapted(base.lm, config, [2, 4], TEXTS)
+    model = start(tiny_model(family, kind), TEXTS, latent=24, rank=2, **settings)
+    compressor = model.compressor
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for key, parameter in compressor.adapters.items():
             if "lora_B" in key and disturb:
                 parameter.normal_(0, disturb, generator=generator)
+    return model
+
+
+def start(base: CMTModel, texts: list[str], latent: int, **adapter: object) -> CMTModel:
+    """A model around the same LM that is ready to be trained."""
+    config = base.config.model_copy(
+        update={"ratio": 4, "latent": latent, "compressor": "adapted", "adapter": AdapterConfig(**adapter)}
+    )
+    compressor, aligner = start_adapted(base.lm, config, [2, 4], texts)
     return CMTModel(base.lm, config, compressor, ConcatAggregator(), aligner)
 
 

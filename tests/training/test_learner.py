@@ -8,9 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmt_memory.training.units import AnswerUnit, Row, TextUnit
+from cmt_memory import CMTModel
+from cmt_memory.training.config import Episodes, Stage
+from cmt_memory.training.sources import Mixture
+from cmt_memory.training.units import AnswerUnit, Row, TextUnit, Units
 from tests.tiny import DOCUMENTS, QUESTION
-from tests.training.helpers import learner, trainable, units
+from tests.training.helpers import facts, learner, start, trainable, units
 
 FAMILIES = ["llama", "gpt2", "gemma3"]
 
@@ -211,6 +214,37 @@ def test_training_and_inference_are_one_path():
     snapshot = model.with_state(model.config, model.state())
     assert greedy(snapshot, snapshot.compress([DOCUMENTS[1]]), row.prompt) == target
     assert greedy(snapshot, [], row.prompt) != target
+
+
+@pytest.mark.slow
+def test_facts_are_learned_from_memories_on_the_bundled_lm():
+    """Twenty steps on a few documents at 4x: the right memories answer, those of another document do not."""
+    base = CMTModel.from_llm("cmt-tiny", ratio=1, device="cpu")
+    mixture = Mixture([facts()], "overfit")
+    model = start(base, [mixture.passage(number) for number in range(30)], latent=128)
+    stage = Stage(task="answers", steps=1, batch=4)
+    drawn = Units(model.lm, mixture, stage, Episodes(questions=2), [4], 1, "0")[0]
+    rows = tuple(row for row in drawn.rows if row.gold)
+    unit = AnswerUnit(4, drawn.documents, rows)
+    made = learner(model)
+    optimizer = torch.optim.AdamW(made.chosen(), lr=1e-3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        out = made(unit)
+        losses.append(out["answer"].item())
+        out["loss"].backward()
+        optimizer.step()
+    count = len(unit.documents)
+    wrong = tuple(
+        Row(tuple((i + 1) % count for i in row.documents), row.gold, row.question, row.prompt, row.answer)
+        for row in rows
+    )
+    with torch.no_grad():
+        shuffled = made(AnswerUnit(4, unit.documents, wrong))["answer"].item()
+    assert losses[0] > 4
+    assert losses[-1] < 1.5
+    assert shuffled > 2 * losses[-1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "chat", "spaced"])
