@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from cmt_memory.errors import GateFailedError, InvalidInputError
 from cmt_memory.model.adapted import AdaptedCompressor, start_adapted
@@ -176,9 +175,9 @@ def _run_stage(
     trainer = CMTTrainer(learner, CMTTrainingArguments.of(config, stage, folder, steps), units, [*gates, *watch])
     for gate in gates:
         gate.trainer = trainer
-    last = get_last_checkpoint(str(folder))
+    last = _last_checkpoint(folder)
     logger.info("stage %d: %d steps%s", number, steps, f", going on from {last}" if last else "")
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()
     if (folder / FAILED).exists():
         failure = json.loads((folder / FAILED).read_text("utf-8"))["failure"]
@@ -186,9 +185,24 @@ def _run_stage(
     log = [line | {"stage": number} for line in trainer.state.log_history]
     if trainer.is_world_process_zero():
         save_learner(learner, folder)
-        done.write_text(json.dumps({"log": log}, indent=1) + "\n", "utf-8")
+        partial = done.with_suffix(".partial")
+        partial.write_text(json.dumps({"log": log}, indent=1) + "\n", "utf-8")
+        partial.replace(done)
     trainer.accelerator.wait_for_everyone()
     return log
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; its `trainer_state.json` is what is written last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        except (OSError, json.JSONDecodeError):
+            logger.warning("%s is not whole and passed over", checkpoint)
+            continue
+        return checkpoint
+    return None
 
 
 def _steps(stage: Stage, train: Mixture, number: int) -> int:

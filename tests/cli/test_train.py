@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cmt_memory import CMTMemoryStore
 from cmt_memory.cli.train import RECIPES
 from cmt_memory.training.config import TrainConfig, checked
 
@@ -41,6 +42,12 @@ def test_a_run_and_what_it_trained_in_a_store(cmt, lm, notes, tmp_path):
     assert "exact match" in done.stderr
     cmt("add", notes, "--store", tmp_path / "mem", "--model", result["model"], "--encoder", "none")
     assert cmt("ask", "Where is the spare key?", "--store", tmp_path / "mem", "--max-new-tokens", "2")
+    cmt("store", "recompress", "--store", tmp_path / "mem", "--ratio", "2")
+    with CMTMemoryStore(tmp_path / "mem", result["model"]) as store:
+        assert (store.model.config.compressor, store.model.config.ratio) == ("adapted", 2)
+        assert store.verify().ok
+    said = cmt("store", "recompress", "--store", tmp_path / "mem", "--latent", "8", code=1).stderr
+    assert "leave --latent out" in said
     again = cmt("train", "--config", path)
     assert "held-out questions right from memories" in again.stdout
     assert "step 1/2" not in again.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -82,6 +83,27 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(lm, tmp_path, whole, monkey
     assert len(losses(again.log)) == 9
     ours, theirs = (load_file(run.model / "cmt.safetensors") for run in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(lm, tmp_path, whole):
+    values = settings(lm, tmp_path / "killed")
+    (tmp_path / "run.yaml").write_text(json.dumps(values))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cmt_memory", "train", "--config", str(tmp_path / "run.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        stderr=subprocess.DEVNULL,
+    )
+    stage = tmp_path / "killed/stage-1"
+    while not (stage / "checkpoint-2/trainer_state.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    # As a kill in the middle of writing leaves one.
+    (stage / "checkpoint-6").mkdir(exist_ok=True)
+    (stage / "checkpoint-6/trainer_state.json").write_text('{"global_st')
+    (stage / "done.json").unlink(missing_ok=True)
+    assert losses(run_training(checked(values, "test")).log) == losses(whole.log)
 
 
 def test_a_finished_run_is_not_trained_again(lm, whole, monkeypatch):
