@@ -12,6 +12,7 @@ import yaml
 from cmt_memory import CMTMemoryStore
 from cmt_memory.cli.train import RECIPES
 from cmt_memory.training.config import TrainConfig, checked
+from tests.tiny import tiny_lm, tokenizer
 
 SHORT = {
     "latent": 16,
@@ -107,6 +108,46 @@ def test_the_published_schema_is_the_one_that_is_checked():
     """Made by `TrainConfig.model_json_schema()`, so that editors complete and check the YAML."""
     published = Path("docs/reference/train-config.schema.json").read_text("utf-8")
     assert json.loads(published) == TrainConfig.model_json_schema()
+
+
+def test_the_squad_recipe_on_a_qwen(cmt, tmp_path):
+    """The recipe with an LM, a file and a short length put in; a tiny Qwen stands for the hub's."""
+    tiny_lm("qwen3").save_pretrained(tmp_path / "qwen")
+    tokenizer("chat").save_pretrained(tmp_path / "qwen")
+    articles = [
+        {
+            "title": f"Town {a}",
+            "paragraphs": [
+                {
+                    "context": f"Town {a}{p} lies on the river Orm{p}. Its mayor is Mayor{a}{p}.",
+                    "qas": [
+                        {"id": "x", "question": f"Who is mayor of Town {a}{p}?", "answers": [{"text": f"Mayor{a}{p}"}]}
+                    ],
+                }
+                for p in range(3)
+            ],
+        }
+        for a in range(10)
+    ]
+    (tmp_path / "train-v1.1.json").write_text(json.dumps({"data": articles}))
+    values = yaml.safe_load(cmt("recipe", "squad").stdout)
+    values |= {"output": str(tmp_path / "run"), "llm": str(tmp_path / "qwen"), "device": "cpu", "fit": 8, "latent": 24}
+    for source in (*values["train"], *values["held_out"]):
+        source["path"] = str(tmp_path / source["path"])
+    values["episodes"]["document_tokens"] = 80
+    for stage in values["stages"]:
+        stage |= {"batch": 2, "steps": 2}
+        stage.pop("epochs", None)
+    values["stages"][-1] = {k: v for k, v in values["stages"][-1].items() if k != "steps"} | {"epochs": 0.3}
+    values["gates"] = {"questions": 4, "max_new_tokens": 2}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    result = json.loads(cmt("train", "--config", tmp_path / "run.yaml", "--json").stdout)
+    assert set(result["results"]) == {"2", "4", "8", "16"}
+    done = json.loads((tmp_path / "run/stage-2/done.json").read_text())["log"]
+    assert max(line["step"] for line in done) == 5  # 0.3 of 27 paragraphs, two at a time
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert "train-v1.1.json" in card
+    assert str(tmp_path) not in card.replace(str(tmp_path / "qwen"), "")
 
 
 def test_help_teaches(cmt):

@@ -195,7 +195,9 @@ def test_bf16_and_gradient_accumulation(lm, tmp_path):
 
 def test_two_processes_are_one(lm, tmp_path):
     stages = [PRETRAIN | {"gradient_accumulation": 2}, ANSWERS | {"gradient_accumulation": 2, "steps": 4}]
-    common = {"stages": stages, "adapter": {"rank": 2}}
+    gates = {"every": 2, "after": 0, "questions": 4, "max_new_tokens": 2} | QUIET
+    held_out = [FACTS | {"split": "eval"}]
+    common = {"stages": stages, "adapter": {"rank": 2}, "held_out": held_out, "gates": gates}
     one = run_training(checked(settings(lm, tmp_path / "one", **common), "test"))
     values = settings(lm, tmp_path / "two", **common)
     (tmp_path / "two.yaml").write_text(json.dumps(values))
@@ -216,6 +218,8 @@ def test_two_processes_are_one(lm, tmp_path):
     for ours, theirs in zip(losses(log), losses(one.log), strict=True):
         assert ours[:2] == theirs[:2]
         assert ours[2] == pytest.approx(theirs[2], rel=1e-4)
+    assert sum("gate_exact_match" in line for line in log) == 2
+    assert set(json.loads((tmp_path / "two/results.json").read_text())["ratios"]) == {"2", "4"}
     a, b = (load_file(tmp_path / name / "model" / "cmt.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(a[name], b[name], atol=2e-3) for name in a)
 
