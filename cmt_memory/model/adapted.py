@@ -59,6 +59,8 @@ class AdaptedCompressor(ReadingCompressor):
             check_both_ways(lm, reader)
         self._reader = [reader]  # in a list, so that the LM's own weights are no part of this module
         self.adapters = chosen(adapters, used_adapters(lm, reader, adapters) if names is None else names)
+        for parameter in adapters.values():  # what is trained is chosen later, and the unused never is
+            parameter.requires_grad_(False)
         self.down = LatentDown(int(config.latent), lm.layout.width)
 
     @property

@@ -126,6 +126,9 @@ def test_the_lm_is_left_as_it_was():
     assert not own & {tensor.data_ptr() for tensor in compressor.state_dict().values()}
     assert not any("layers.2.mlp" in key.replace("/", ".") for key in compressor.adapters)  # behind the last keys
     assert any("layers.1.mlp" in key.replace("/", ".") for key in compressor.adapters)
+    inside = [p for name, p in compressor._reader[0].named_parameters() if "lora_" in name]
+    assert len(inside) > len(compressor.adapters)
+    assert not any(parameter.requires_grad for parameter in inside)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
