@@ -33,3 +33,7 @@ class StoreFullError(CMTError):
 
 class StoreCorruptError(CMTError):
     """Something the store had written cannot be read back as it was."""
+
+
+class GateFailedError(CMTError):
+    """A measurement during training says that the run is hopeless; the message says which."""

@@ -14,6 +14,7 @@ from cmt_memory.cli.bench import bench
 from cmt_memory.cli.demo import demo
 from cmt_memory.cli.options import debugging
 from cmt_memory.cli.store import store
+from cmt_memory.cli.train import recipe, train
 from cmt_memory.errors import CMTError
 
 
@@ -52,5 +53,5 @@ def main() -> None:
     """
 
 
-for command in (demo, add, ask, store, bench):
+for command in (demo, add, ask, store, train, recipe, bench):
     main.add_command(command)

@@ -208,12 +208,32 @@ def model_for_recompress(
     """
     quiet()
     stored = _stored_settings(path)
+    if model is None and stored.get("compressor") == "adapted":
+        if latent is not None:
+            raise InvalidInputError("The trained compressor of these memories has its own latent; leave --latent out.")
+        return _trained_model(path, stored, ratio)
     name = model or stored.get("lm") or DEFAULT_MODEL
     if ratio is None:
         ratio, latent = stored.get("ratio"), latent or stored.get("latent")
     if (Path(name) / "cmt.safetensors").is_file() and model is not None:
         latent = None  # a saved model brings its own
     return load(name, ratio, latent)
+
+
+def _trained_model(path: Path, stored: dict[str, Any], ratio: int | None) -> CMTModel:
+    """The store's own trained compressor, at another ratio if one is given."""
+    from safetensors.torch import load as tensors_from_bytes
+
+    from cmt_memory.bank.bank import MemoryBank
+    from cmt_memory.model.config import CMTConfig
+
+    bank = MemoryBank(path, read_only=True)
+    try:
+        tensors = tensors_from_bytes(bank.asset("model") or b"")
+    finally:
+        bank.close()
+    config = CMTConfig.model_validate(stored | {"ratio": ratio or stored["ratio"], "fingerprint": {}})
+    return load(stored["lm"] or DEFAULT_MODEL, None, None).with_state(config, tensors)
 
 
 def stored_model(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.prompt import encode, render_chat, split_at_user
 
 _SENTINEL = "cmtfirstuserwords"
+_ANSWER = "cmtanswerwords"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,41 @@ def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, 
     words = before + question.strip() if template else question
     ids = lm.encode_words(words) + encode(lm.tokenizer, tail)
     return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """How an LM writes an answer after a prompt: what stands before the words, and the tokens that end it."""
+
+    lead: str
+    end_ids: tuple[int, ...]
+
+    def encode(self, lm: FrozenLM, answer: str) -> list[int]:
+        """Token ids of an answer with its end."""
+        return [*lm.encode_words(self.lead + answer.strip()), *self.end_ids]
+
+
+def answer_format(lm: FrozenLM, chat_template_kwargs: dict[str, Any] | None = None) -> AnswerFormat:
+    """Read the format of answers off the chat template; without one, a space before and a newline after."""
+    tokenizer = lm.tokenizer
+    first = tokenizer.convert_ids_to_tokens(encode(tokenizer, "word"))[:1]
+    spaces_itself = bool(first) and first[0].startswith(("Ġ", "▁"))
+    if not lm.prompt.chat:
+        return AnswerFormat("" if spaces_itself else " ", tuple(encode(tokenizer, lm.prompt.stop[0])))
+    asked = [{"role": "user", "content": _SENTINEL}]
+    settings = {"enable_thinking": False, **(chat_template_kwargs or {})}
+    whole = str(
+        tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": _ANSWER}], tokenize=False, **settings)
+    )
+    before, _, after = whole.partition(_ANSWER)
+    prompt = render_chat(tokenizer, asked, chat_template_kwargs)
+    lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    ends = lm.model.generation_config.eos_token_id if lm.model.generation_config else None
+    eos = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    end_ids = encode(tokenizer, after)
+    stops = [place for place, token in enumerate(end_ids) if token in eos]
+    end = end_ids[: stops[0] + 1] if stops else [tokenizer.eos_token_id]
+    return AnswerFormat(lead.removeprefix(" ") if spaces_itself else lead, tuple(end))
 
 
 def chat_prompt(

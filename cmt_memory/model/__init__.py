@@ -1,5 +1,6 @@
 """The model: a frozen LM, and compressor, aggregator, aligner and prefix around it."""
 
+from cmt_memory.model.adapted import AdaptedCompressor
 from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
 from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
 from cmt_memory.model.compressor import Compressor, KeptCompressor, PooledCompressor
@@ -10,6 +11,7 @@ from cmt_memory.model.modeling import CMTModel
 from cmt_memory.model.prefix import KVPrefix
 
 __all__ = [
+    "AdaptedCompressor",
     "Aggregator",
     "Aligner",
     "CMTConfig",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmt_memory.model.latent import Projection
 from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.maps import LatentUp
 
 
 class Aligner(nn.Module, ABC):
@@ -36,11 +37,11 @@ class FullAligner(Aligner):
 
 
 class LinearAligner(Aligner):
-    """For `latent=<d>`: one linear map, the PCA's way back until it is trained further."""
+    """For `latent=<d>`: one linear map, the PCA's way back or what training made of it."""
 
     name = "linear"
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Projection | LatentUp) -> None:
         super().__init__()
         self.projection = projection
 

@@ -21,6 +21,11 @@ class Compressor(nn.Module, ABC):
 
     name: ClassVar[str]
 
+    @property
+    def identity(self) -> str:
+        """What makes memories beside the compressor's tensors, for the fingerprint."""
+        return self.name
+
     @abstractmethod
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
         """Compress one batch.

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -24,6 +25,23 @@ _FIT_SEQUENCE = 512
 _FIT_BYTES = 1 << 30
 _OVERSAMPLING = 16
 _POWER_ITERATIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PCA:
+    """Principal directions of full slots whose key and value blocks were given the same variance first.
+
+    Attributes:
+        mean: `[width]`.
+        weight: `[width]`, what each block was multiplied by.
+        components: `[d, width]`, orthonormal rows.
+        scale: `[d]`, each direction's standard deviation.
+    """
+
+    mean: Tensor
+    weight: Tensor
+    components: Tensor
+    scale: Tensor
 
 
 class Projection(nn.Module):
@@ -118,7 +136,7 @@ def rows_that_fit(width: int) -> int:
 
 
 @torch.no_grad()
-def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scaled: bool = True) -> Projection:
+def fit_pca(rows: Tensor, size: int, block_sizes: Iterable[int], *, scaled: bool = True) -> PCA:
     """PCA by a randomised range finder (Halko et al., arXiv 0909.4061), deterministic for given rows.
 
     Args:
@@ -151,8 +169,14 @@ def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scale
     if missing > 0:
         components = nn.functional.pad(components, (0, 0, 0, missing))
         scale = nn.functional.pad(scale, (0, missing))
-    scale = scale.clamp(min=1e-3 * float(scale.max()) + 1e-12)[:, None]
-    return Projection(mean, components * weight / scale, components * scale / weight)
+    return PCA(mean, weight, components, scale.clamp(min=1e-3 * float(scale.max()) + 1e-12))
+
+
+def fit_projection(rows: Tensor, size: int, block_sizes: Iterable[int], *, scaled: bool = True) -> Projection:
+    """The way down and up of a PCA; arguments as for `fit_pca`."""
+    pca = fit_pca(rows, size, block_sizes, scaled=scaled)
+    scale = pca.scale[:, None]
+    return Projection(pca.mean, pca.components * pca.weight / scale, pca.components * scale / pca.weight)
 
 
 @torch.no_grad()

@@ -168,9 +168,12 @@ class FrozenLM:
 
     # -- reading documents -------------------------------------------------------------------------------------
 
-    def read(self, ids: Tensor, on_layer: OnLayer, **inputs: Any) -> None:
-        """One pass of the decoder over `[B, n]` token ids, right-padded; see `capture`."""
-        capture(self.decoder, self._rotary_modules, on_layer, input_ids=ids.to(self.device), **inputs)
+    def read(self, ids: Tensor, on_layer: OnLayer, decoder: nn.Module | None = None, **inputs: Any) -> None:
+        """One pass of the decoder, or of another one of its kind, over `[B, n]` token ids, right-padded.
+
+        See `capture`.
+        """
+        capture(decoder or self.decoder, self._rotary_modules, on_layer, input_ids=ids.to(self.device), **inputs)
 
     def encode_document(self, text: str) -> list[int]:
         """Token ids of a document with the blank line that follows it in every prompt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.model.adapted import AdaptedCompressor, adapted_state, load_adapted
 from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
 from cmt_memory.model.agreement import Agreement, next_token_agreement
 from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
@@ -26,6 +28,8 @@ from cmt_memory.model.loading import bundled, lm_name, load_lm, load_tensors, sa
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat
+
+logger = logging.getLogger(__name__)
 
 COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
 _BATCH_TOKENS = 4096
@@ -162,17 +166,22 @@ class CMTModel:
             prompt=lm.prompt.to_dict(),
             chat_template_kwargs=chat_template_kwargs or {},
         )
-        made = cls._build(lm, config, None)
+        made = cls._build(lm, config, {})
         if config.latent != "full":
             made._fit(fit_on)
         made.explicit = explicit
         return made
 
     @classmethod
-    def _build(cls, lm: FrozenLM, config: CMTConfig, projection: Projection | None) -> CMTModel:
+    def _build(cls, lm: FrozenLM, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
+        """Put the parts together; without tensors the latent is fitted later."""
+        if config.compressor == AdaptedCompressor.name:
+            adapted, aligner = load_adapted(lm, config, tensors)
+            return cls(lm, config, adapted, ConcatAggregator(), aligner)
+        projection = Projection.from_tensors(tensors) if tensors and config.latent != "full" else None
         compressor = COMPRESSORS[config.compressor](config.ratio, projection)
-        aligner = FullAligner() if projection is None else LinearAligner(projection)
-        return cls(lm, config, compressor, ConcatAggregator(), aligner)
+        pi: Aligner = FullAligner() if projection is None else LinearAligner(projection)
+        return cls(lm, config, compressor, ConcatAggregator(), pi)
 
     @classmethod
     def from_pretrained(
@@ -218,7 +227,6 @@ class CMTModel:
             tokenizer=tokenizer,
             ratio=config.ratio,
             latent="full",
-            compressor=config.compressor,
             device=device,
             dtype=dtype,
             chat_template_kwargs=config.chat_template_kwargs,
@@ -233,6 +241,10 @@ class CMTModel:
                     f"{folder} was made with another {part}: its {part} digest is {expected}, that of "
                     f"{made.config.lm or 'the given model'} is {found}."
                 )
+        if config.trained_ratios and not min(config.trained_ratios) <= config.ratio <= max(config.trained_ratios):
+            logger.warning(
+                "%s was trained at ratios %s and is used at %d", folder, list(config.trained_ratios), config.ratio
+            )
         loaded = made.with_state(config, load_tensors(folder / "cmt.safetensors"))
         loaded.explicit = set() if ratio is None else {"ratio"}
         return loaded
@@ -240,11 +252,12 @@ class CMTModel:
     def with_state(self, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
         """The same LM with saved settings (ratio, latent, prompt head) and tensors (`state`)."""
         lm = self.lm.with_prompt(PromptFormat.from_dict(config.prompt)) if config.prompt else self.lm
-        projection = Projection.from_tensors(tensors) if config.latent != "full" else None
-        return self._build(lm, config.model_copy(update={"lm": self.config.lm}), projection)
+        return self._build(lm, config.model_copy(update={"lm": self.config.lm}), tensors)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors beside the LM that memories depend on, for `with_state`."""
+        if isinstance(self.compressor, AdaptedCompressor):
+            return adapted_state(self.compressor, self.aligner)
         projection = self.compressor.projection
         return {} if projection is None else projection.tensors()
 
@@ -275,7 +288,7 @@ class CMTModel:
         return {
             "lm": self.lm.digest,
             "tokenizer": self.lm.tokenizer_digest,
-            "compressor": f"{self.compressor.name}:{self._parts_digest}",
+            "compressor": f"{self.compressor.identity}:{self._parts_digest}",
             "ratio": str(self.config.ratio),
             "latent": str(self.config.latent),
             "positions": self.lm.scheme,
@@ -298,7 +311,8 @@ class CMTModel:
 
     def exact(self) -> CMTModel:
         """The same LM with lossless memories: every position's own keys and values."""
-        return self._build(self.lm, self.config.model_copy(update={"ratio": 1, "latent": "full"}), None)
+        lossless = {"ratio": 1, "latent": "full", "compressor": "pooled", "adapter": None}
+        return self._build(self.lm, self.config.model_copy(update=lossless), {})
 
     # -- documents to memories ---------------------------------------------------------------------------------
 
@@ -342,6 +356,10 @@ class CMTModel:
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
+        if isinstance(self.compressor, AdaptedCompressor):
+            raise InvalidInputError(
+                "This model's latent was trained; train it on your documents instead of fitting it."
+            )
         if self._made_memories:
             raise InvalidInputError(
                 "This model has made memories already, and they could not be read after another fit. Fit a new model, "
@@ -357,6 +375,10 @@ class CMTModel:
         projection = self.compressor.projection
         assert projection is not None
         return FitReport(projection.variance_kept(rows.to(self.lm.device)), agreement)
+
+    def retrained(self) -> None:
+        """Say that the parts' tensors have changed, so that the fingerprint is worked out anew."""
+        self._parts_digest = None
 
     def hold(self) -> None:
         """Say that memories of this model exist elsewhere, so that it must not be fitted again."""
@@ -412,6 +434,10 @@ def _check_settings(ratio: int, latent: int | str | None, compressor: str | None
     whole = isinstance(latent, int) and not isinstance(latent, bool) and latent >= 1
     if latent is not None and latent != "full" and not whole:
         raise InvalidInputError(f'latent must be a whole number of at least 1, or "full", not {latent!r}.')
+    if compressor == AdaptedCompressor.name:
+        raise InvalidInputError(
+            f"compressor={compressor!r} has to be trained: `cmt-memory train`, then CMTModel.from_pretrained(folder)."
+        )
     if compressor is not None and compressor not in COMPRESSORS:
         raise InvalidInputError(f"compressor must be one of {sorted(COMPRESSORS)}, not {compressor!r}.")
 

@@ -117,7 +117,8 @@ def assemble(
     layers = [(k.expand(len(memories), -1, -1, -1), v.expand(len(memories), -1, -1, -1)) for k, v in head]
     if max(counts):
         documents = _documents(lm, aligner, memories, max(counts), n_head, packed)
-        layers = [_join(h, d, counts) for h, d in zip(layers, documents, strict=True)]
+        gaps = torch.tensor([max(counts) - count for count in counts])
+        layers = [_join(h, d, gaps) for h, d in zip(layers, documents, strict=True)]
     return KVPrefix(
         layers=tuple(layers),
         mask=mask,
@@ -140,16 +141,15 @@ def _documents(
     lm: FrozenLM, aligner: Aligner, memories: Sequence[Memory | None], longest: int, n_head: int, packed: bool
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the slots alone, padded on the left, keys in their places."""
-    given = [memory for memory in memories if memory is not None]
-    slots = given[0].slots.new_zeros(len(memories), longest, given[0].slots.shape[1]).to(lm.device)
-    positions = torch.zeros(len(memories), longest, device=lm.device)
-    for row, memory in enumerate(memories):
-        if memory is None or not len(memory.slots):
-            continue
-        count = len(memory.slots)
-        slots[row, longest - count :] = memory.slots
-        places = torch.arange(count, device=lm.device) if packed else memory.positions.to(lm.device)
-        positions[row, longest - count :] = n_head + places
+    first = next(memory.slots for memory in memories if memory is not None)
+    rows, places = [], []
+    for memory in memories:
+        part = first[:0] if memory is None else memory.slots.to(first)
+        place = torch.arange(len(part)) if packed or memory is None else memory.positions
+        gap = longest - len(part)
+        rows.append(pad(part, (0, 0, gap, 0)))
+        places.append(pad(n_head + place.to(lm.device, torch.float32), (gap, 0)))
+    slots, positions = torch.stack(rows).to(lm.device), torch.stack(places)
     pairs = [
         (keys.to(layer.device), values.to(layer.device))
         for layer, (keys, values) in zip(lm.layout.layers, aligner.align(lm, slots), strict=True)
@@ -157,21 +157,20 @@ def _documents(
     return lm.rotate(pairs, positions)
 
 
-def _join(
-    head: tuple[Tensor, Tensor], documents: tuple[Tensor, Tensor], counts: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Head and documents of one layer; in a shorter row the padding moves in front of the head.
+def _join(head: tuple[Tensor, Tensor], documents: tuple[Tensor, Tensor], gaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Head and documents of one layer; in a row that is `gaps` shorter the padding moves in front of the head.
 
     Windows of sliding-attention layers are counted in cache positions, so nothing may stand between a row's head,
     documents and question.
     """
-    longest = max(counts)
-    joined = []
-    for sink, rows in zip(head, documents, strict=True):
-        whole = torch.cat([sink, rows], dim=2)
-        for row, count in enumerate(counts):
-            gap = longest - count
-            if gap:
-                whole[row, :, gap : gap + sink.shape[2]] = sink[row]
-        joined.append(whole)
-    return joined[0], joined[1]
+    joined = [torch.cat([sink, rows], dim=2) for sink, rows in zip(head, documents, strict=True)]
+    if not gaps.any():
+        return joined[0], joined[1]
+    size = head[0].shape[2]
+    at = (torch.arange(joined[0].shape[2]) - gaps[:, None]).to(joined[0].device)
+    mine = ((at >= 0) & (at < size))[:, None, :, None]
+    at = at.clamp(0, size - 1)[:, None, :, None]
+    # In one piece, because every assignment to a slice would copy the whole once more on the way back.
+    moved = [sink.gather(2, at.expand(-1, sink.shape[1], -1, sink.shape[3])) for sink in head]
+    keys, values = (torch.where(mine, sink, whole) for sink, whole in zip(moved, joined, strict=True))
+    return keys, values

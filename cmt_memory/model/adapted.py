@@ -1,0 +1,162 @@
+"""The trained compressor: the LM, with adapters of its own, reads a document in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmt_memory.model.adapters import (
+    adapted_reader,
+    check_both_ways,
+    chosen,
+    name_of,
+    read_whole,
+    used_adapters,
+)
+from cmt_memory.model.aligner import LinearAligner
+from cmt_memory.model.capture import Rotation
+from cmt_memory.model.compressor import ReadingCompressor, pad_after_head, pool, span_positions
+from cmt_memory.model.config import CMTConfig
+from cmt_memory.model.latent import fit_pca, rows_that_fit, take_tokens
+from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.maps import LatentDown, LatentUp
+from cmt_memory.model.memory import Memory
+
+_MOST_READ = 4
+"""How many times the tokens of an untrained fit are read, because pooling leaves fewer rows of them."""
+_COMPRESSOR, _ALIGNER = "compressor.", "aligner."
+
+
+class AdaptedCompressor(ReadingCompressor):
+    """Mean of the keys, before rotary embedding, and values over `ratio` positions, as adapters taught the LM to read.
+
+    The frozen LM reads head and document through LoRA adapters, without a causal mask unless told so; its keys and
+    values of all layers are pooled and mapped to the latent. Gradients flow to adapters and map. Pooling over both
+    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784).
+
+    Args:
+        lm: the frozen LM.
+        config: `ratio`, `latent` and `adapter` are used.
+        names: which adapters there are; found out unless given.
+
+    Raises:
+        UnsupportedModelError: the LM cannot read in both directions.
+        InvalidInputError: the adapters do not fit the LM.
+    """
+
+    name = "adapted"
+
+    def __init__(self, lm: FrozenLM, config: CMTConfig, names: Collection[str] | None = None) -> None:
+        super().__init__(config.ratio)
+        assert config.adapter is not None
+        assert config.latent != "full"
+        self.settings = config.adapter
+        reader, adapters = adapted_reader(lm, config.adapter)
+        if not config.adapter.causal:
+            check_both_ways(lm, reader)
+        self._reader = [reader]  # in a list, so that the LM's own weights are no part of this module
+        self.adapters = chosen(adapters, used_adapters(lm, reader, adapters) if names is None else names)
+        for parameter in adapters.values():  # what is trained is chosen later, and the unused never is
+            parameter.requires_grad_(False)
+        self.down = LatentDown(int(config.latent), lm.layout.width)
+
+    @property
+    def identity(self) -> str:
+        """Name, and the settings that the adapters' tensors do not show."""
+        return f"{self.name}(alpha={self.settings.alpha:g},causal={self.settings.causal})"
+
+    def train(self, mode: bool = True) -> AdaptedCompressor:
+        """Switch the adapters' dropout; the LM's own stays off."""
+        super().train(mode)
+        for module in self._reader[0].modules():
+            if type(module).__module__.startswith("peft."):
+                for name, child in module.named_children():
+                    if name == "lora_dropout":
+                        child.train(mode)
+        return self
+
+    def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
+        """See `Compressor.compress`; one pass of the LM, reduced layer by layer."""
+        slots: Tensor | None = None
+
+        def on_part(part: Tensor, offset: int) -> None:
+            nonlocal slots
+            latent = self.down.down_block(pool(part, lengths, self.ratio), offset)
+            slots = latent if slots is None else slots + latent
+
+        lengths = torch.tensor([len(document) for document in documents])
+        self.read(lm, documents, on_part)
+        assert slots is not None
+        return [
+            Memory(slots[row, : self.n_slots(n)].clone(), span_positions(n, self.ratio), n)
+            for row, n in enumerate(lengths.tolist())
+        ]
+
+    def read(self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_part: Callable[[Tensor, int], None]) -> None:
+        """Read documents and report each layer's part `[B, n, w]`, float32, and its offset in a full slot."""
+        ids, lengths = pad_after_head(lm, documents)
+        head = len(lm.prompt.head_ids)
+
+        def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
+            keys = lm.unplaced_keys(keys, rotation)[:, :, head:]
+            part = lm.layout.flatten(keys, values[:, :, head:]).to(lm.device)
+            on_part(part.float(), lm.layout.offsets[layer])
+
+        read_whole(lm, self._reader[0], ids, lengths + head, on_layer, causal=self.settings.causal)
+
+
+@torch.no_grad()
+def start_adapted(
+    lm: FrozenLM, config: CMTConfig, ratios: Sequence[int], texts: Sequence[str]
+) -> tuple[AdaptedCompressor, LinearAligner]:
+    """A compressor and an aligner that start from the PCA of what the untrained reader pools at these ratios.
+
+    Args:
+        lm: the frozen LM.
+        config: `ratio`, `latent` and `adapter` are used.
+        ratios: ratios to be trained; each gives the same share of the rows that the PCA is fitted on.
+        texts: what to fit on; their first tokens count.
+    """
+    compressor = AdaptedCompressor(lm, config).to(lm.device)
+    kept = sum(1 / ratio for ratio in ratios) / len(ratios)
+    documents = take_tokens(lm, texts, int(rows_that_fit(lm.layout.width) * min(_MOST_READ, 1 / kept)))
+    rows: list[Tensor] = []
+    for number, document in enumerate(documents):
+        full = torch.empty(1, len(document), lm.layout.width)
+
+        def on_part(part: Tensor, offset: int, full: Tensor = full) -> None:
+            full[..., offset : offset + part.shape[-1]] = part.cpu()
+
+        compressor.read(lm, [document], on_part)
+        ratio = ratios[number % len(ratios)]
+        rows.append(pool(full, torch.tensor([len(document)]), ratio)[0])
+    pca = fit_pca(torch.cat(rows), int(config.latent), lm.layout.block_sizes())
+    up = LatentUp(int(config.latent), lm.layout.width)
+    compressor.down.start_from(pca)
+    up.start_from(pca)
+    return compressor, LinearAligner(up.to(lm.device))
+
+
+def adapted_state(compressor: nn.Module, aligner: nn.Module) -> dict[str, Tensor]:
+    """What to save of both, by name; copies on the CPU."""
+    named: dict[str, Any] = {}
+    for prefix, part in ((_COMPRESSOR, compressor), (_ALIGNER, aligner)):
+        named |= {prefix + name: tensor for name, tensor in part.state_dict().items()}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
+
+
+def load_adapted(
+    lm: FrozenLM, config: CMTConfig, tensors: dict[str, Tensor]
+) -> tuple[AdaptedCompressor, LinearAligner]:
+    """The inverse of `adapted_state`."""
+    own = {name.removeprefix(_COMPRESSOR): t for name, t in tensors.items() if name.startswith(_COMPRESSOR)}
+    other = {name.removeprefix(_ALIGNER): t for name, t in tensors.items() if name.startswith(_ALIGNER)}
+    names = [name_of(name.removeprefix("adapters.")) for name in own if name.startswith("adapters.")]
+    compressor = AdaptedCompressor(lm, config, names)
+    aligner = LinearAligner(LatentUp(int(config.latent), lm.layout.width))
+    compressor.load_state_dict(own)
+    aligner.load_state_dict(other)
+    return compressor, aligner

@@ -1,0 +1,393 @@
+"""A training run as one YAML file, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.config import MAX_RATIO, AdapterConfig
+
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class _File(_Strict):
+    """A file of data.
+
+    Attributes:
+        path: the file; `$NAME` in it is replaced from the environment.
+        part: which share of its documents, in the file's order, such as `[0, 0.9]`.
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    path: str
+    part: tuple[Share, Share] = (0.0, 1.0)
+    weight: float = Field(default=1.0, gt=0)
+
+    @field_validator("path", "documents", check_fields=False)
+    @classmethod
+    def _expanded(cls, value: str) -> str:
+        found = os.path.expandvars(os.path.expanduser(value))
+        if "$" in found:
+            raise ValueError(f"{value} names an environment variable that is not set")
+        return found
+
+    @model_validator(mode="after")
+    def _part_is_a_range(self) -> _File:
+        if self.part[0] >= self.part[1]:
+            raise ValueError(f"part must be two rising numbers from 0 to 1, not {list(self.part)}")
+        return self
+
+
+class SquadData(_File):
+    """Questions in SQuAD's format: JSON, or JSON compressed with gzip or xz."""
+
+    kind: Literal["squad"]
+
+
+class JsonlData(_File):
+    """A line a question: `{"documents": […], "question": "…", "answers": ["…"]}`."""
+
+    kind: Literal["jsonl"]
+
+
+class StreamingQAData(_File):
+    """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
+
+    kind: Literal["streamingqa"]
+    documents: str
+
+
+class ArchivalQAData(_File):
+    """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
+
+    kind: Literal["archivalqa"]
+    documents: str
+
+
+class TextData(_File):
+    """Plain text for pretraining, documents separated by a form feed on a line of its own, or by nothing."""
+
+    kind: Literal["text"]
+
+
+class FactsData(_Strict):
+    """Synthetic fact documents, without end (`cmt_memory.training.facts`).
+
+    Attributes:
+        facts: fewest and most facts of a document.
+        split: names and values to draw from.
+        phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
+        unknown: share of episodes with a question that the documents do not answer.
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    kind: Literal["facts"]
+    facts: tuple[int, int] = (4, 9)
+    split: Literal["train", "eval"] = "train"
+    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
+    unknown: Share = 0.1
+    weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _facts_are_a_range(self) -> FactsData:
+        if not 1 <= self.facts[0] <= self.facts[1]:
+            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
+        return self
+
+
+Source = Annotated[
+    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData, Field(discriminator="kind")
+]
+
+
+class Distillation(_Strict):
+    """KL divergence from the same LM reading the text; see `objectives.distillation_loss`."""
+
+    weight: Weight = 0.0
+    top_k: int | None = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class MemoryAware(_Strict):
+    """Cross-entropy of the contrast of memory and no memory; see `objectives.memory_aware_logits`."""
+
+    weight: Weight = 0.0
+    alpha: float = 0.5
+
+
+class SelfMatching(_Strict):
+    """Questions near their documents, documents apart; see `objectives.self_matching_loss`."""
+
+    weight: Weight = 0.0
+    balance: float = Field(default=0.1, ge=0, alias="lambda")
+
+
+class Objectives(_Strict):
+    """Weights of what is minimised; 0 switches an objective off and costs nothing.
+
+    Attributes:
+        answer: cross-entropy of the answers.
+        distillation: see `Distillation`.
+        memory_aware: see `MemoryAware`.
+        self_matching: see `SelfMatching`.
+        reconstruction: cross-entropy of the document itself, in pretraining.
+        continuation: cross-entropy of the text that follows, in pretraining.
+    """
+
+    answer: Weight = 1.0
+    distillation: Distillation = Distillation()
+    memory_aware: MemoryAware = MemoryAware()
+    self_matching: SelfMatching = SelfMatching()
+    reconstruction: Weight = 1.0
+    continuation: Weight = 1.0
+
+
+class Episodes(_Strict):
+    """How documents and questions are put together.
+
+    Attributes:
+        documents: how many documents a question is asked before, and how often each number is drawn.
+        questions: most questions asked about the same documents.
+        hard_negatives: a wrong document is one of so many that BM25 finds most like the question.
+        document_tokens: longest document; of a longer one the part around the answer is taken.
+        continuation_tokens: tokens to predict in pretraining.
+        reconstruction: share of pretraining that repeats the document; the rest continues it.
+    """
+
+    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = {1: 1.0}
+    questions: int = Field(default=2, ge=1)
+    hard_negatives: int = Field(default=16, ge=1)
+    document_tokens: int = Field(default=512, ge=8)
+    continuation_tokens: int = Field(default=64, ge=4)
+    reconstruction: Share = 0.3
+
+    @field_validator("documents")
+    @classmethod
+    def _some_documents(cls, value: dict[int, float]) -> dict[int, float]:
+        if not any(value):
+            raise ValueError("at least one number of documents must be above 0")
+        return value
+
+
+class Stage(_Strict):
+    """A part of the run, with an optimiser and a schedule of its own.
+
+    Attributes:
+        task: `pretrain` (reconstruction and continuation of text) or `answers`.
+        trains: `maps` (the ways to the latent and back) or `all` (the adapters too).
+        steps: optimiser steps.
+        epochs: times over the data, instead of `steps`.
+        batch: episodes read together.
+        gradient_accumulation: batches of a step, over all processes.
+        learning_rate: highest rate, of maps and adapters.
+        warmup: share of the steps until it is reached.
+        schedule: how it falls afterwards.
+        weight_decay: of the adapters and maps.
+        max_grad_norm: longest gradient.
+        documents: see `Episodes.documents`; only in this stage.
+    """
+
+    task: Literal["pretrain", "answers"]
+    trains: Literal["maps", "all"] = "all"
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int = Field(default=24, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: Share = 0.04
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give `steps` or `epochs`, one of them")
+        return self
+
+
+class Gates(_Strict):
+    """What is measured on held-out questions while training, and what ends a hopeless run.
+
+    A threshold of None is measured and never stops.
+
+    Attributes:
+        every: steps between measurements.
+        after: steps, counted over all stages with task `answers`, before a threshold stops the run.
+        questions: held-out questions asked.
+        ratio: at which ratio; the checkpoint's own unless given.
+        max_new_tokens: length of the answers.
+        memory_over_shuffled: least lead of the exact match with the right memories over that with wrong ones.
+        shuffled_over_none: most lead of wrong memories over no memory at all.
+        exact_match: least exact match of free generations.
+        copy_probe: least share of codes, numbers and names copied exactly from a one-sentence document.
+        effective_rank: least effective rank of the slots of all documents.
+        mean_cosine: most mean cosine between two slots of a document.
+    """
+
+    every: int = Field(default=200, ge=1)
+    after: int = Field(default=400, ge=0)
+    questions: int = Field(default=64, ge=4)
+    ratio: int | None = Field(default=None, ge=1, le=MAX_RATIO)
+    max_new_tokens: int = Field(default=24, ge=1)
+    memory_over_shuffled: float | None = 0.02
+    shuffled_over_none: float | None = 0.15
+    exact_match: float | None = None
+    copy_probe: float | None = None
+    effective_rank: float | None = 4.0
+    mean_cosine: float | None = 0.98
+
+
+class TrainConfig(_Strict):
+    """A run of `cmt-memory train`.
+
+    Attributes:
+        output: the run's folder: checkpoints, logs, plot, model card; a run that was stopped goes on from here.
+        llm: the frozen LM: hub id, folder, or `cmt-tiny`.
+        start: a trained CMT model to go on from, instead of the PCA.
+        seed: of everything random.
+        ratios: document tokens per slot; one is drawn for each batch.
+        ratio: the one that the checkpoint is used at unless told otherwise; the second of `ratios` unless given.
+        latent: numbers per slot.
+        adapter: the LoRA adapters.
+        train: data to learn from.
+        held_out: data for the gates.
+        fit: texts that the PCA is fitted on.
+        episodes: how documents and questions are put together.
+        objectives: what is minimised.
+        stages: in order.
+        gates: measurements that stop a hopeless run.
+        bf16: compute in bfloat16; weights of what is trained stay float32.
+        batch_tokens: most document tokens that the compressor reads in one pass.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints.
+        keep_checkpoints: how many checkpoints of a stage are kept.
+        device: `auto`, or `cpu`.
+    """
+
+    output: str
+    llm: str = "cmt-tiny"
+    start: str | None = None
+    seed: int = Field(default=0, ge=0)
+    ratios: tuple[Annotated[int, Field(ge=1, le=MAX_RATIO)], ...] = Field(default=(2, 4, 8, 16), min_length=1)
+    ratio: int | None = Field(default=None, ge=1, le=MAX_RATIO)
+    latent: int = Field(default=256, ge=1)
+    adapter: AdapterConfig = AdapterConfig()
+    train: tuple[Source, ...] = Field(min_length=1)
+    held_out: tuple[Source, ...] = ()
+    fit: int = Field(default=200, ge=1)
+    episodes: Episodes = Episodes()
+    objectives: Objectives = Objectives()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    gates: Gates = Gates()
+    bf16: bool = False
+    batch_tokens: int = Field(default=16384, ge=64)
+    log_every: int = Field(default=20, ge=1)
+    save_every: int = Field(default=200, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    device: Literal["auto", "cpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _data_fits_the_stages(self) -> TrainConfig:
+        if any(stage.task == "answers" for stage in self.stages):
+            if not any(source.kind != "text" for source in self.train):
+                raise ValueError("a stage with task `answers` needs a source with questions, not `text` alone")
+            total = self.objectives
+            if not (total.answer or total.distillation.weight or total.memory_aware.weight):
+                raise ValueError("a stage with task `answers` needs objective answer, distillation or memory_aware")
+        if any(source.kind == "text" for source in self.held_out):
+            raise ValueError("held_out takes sources with questions, not `text`")
+        return self
+
+    @property
+    def default_ratio(self) -> int:
+        """The ratio that the checkpoint is used at unless told otherwise."""
+        return self.ratio or self.ratios[min(1, len(self.ratios) - 1)]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.output)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        values: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return values
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read and check a YAML file.
+
+    Raises:
+        InvalidInputError: it is no YAML, or a key or value is wrong; the message names each key's path, what was
+            found there and what is allowed.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidInputError(f"{path} must hold keys and values, such as `output: runs/first`.")
+    return checked(values, str(path))
+
+
+def checked(values: dict[str, Any], name: str) -> TrainConfig:
+    """A configuration from plain values; `name` says where they came from."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        found = error.errors()
+        places = [problem["loc"] for problem in found]
+        # A list with a wrong item counts as too short as well.
+        told = [p for p in found if p["type"] != "too_short" or not any(_inside(place, p["loc"]) for place in places)]
+        problems = "; ".join(_problem(problem) for problem in told)
+        raise InvalidInputError(f"{name}: {problems}.") from error
+
+
+def _inside(place: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _problem(error: Any) -> str:
+    """One of pydantic's errors as `key.path: what is wrong, what is allowed`."""
+    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        return f"{place} is not a key here; allowed: {', '.join(_allowed(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+    return f"{place}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _allowed(path: tuple[int | str, ...]) -> list[str]:
+    """The keys of the model at a place in the configuration."""
+    found: list[type[BaseModel]] = [TrainConfig]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if len(found) == 1 and part in found[0].model_fields:
+            found = _models(found[0].model_fields[part].annotation)
+        else:  # a tagged choice names its kind
+            found = [model for model in found if part in get_args(model.model_fields["kind"].annotation)]
+    return sorted({field.alias or name for model in found for name, field in model.model_fields.items()})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -1,0 +1,238 @@
+"""What is trained, as one module: a unit goes in, its losses come out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.adapted import AdaptedCompressor
+from cmt_memory.model.memory import Memory
+from cmt_memory.model.modeling import CMTModel, length_batches
+from cmt_memory.model.prefix import KVPrefix, assemble
+from cmt_memory.model.prompt import BLANK_LINE
+from cmt_memory.training.config import Objectives, Stage
+from cmt_memory.training.objectives import (
+    answer_loss,
+    distillation_loss,
+    memory_aware_logits,
+    pooled,
+    self_matching_loss,
+)
+from cmt_memory.training.units import AnswerUnit, Row, TextUnit, Unit
+
+REPEAT, CONTINUE = 0, 1
+LOSSES = (
+    "answer",
+    "first_token",
+    "distillation",
+    "memory_aware",
+    "self_matching",
+    "reconstruction",
+    "continuation",
+)
+"""Every loss that a unit may have, as logs name them."""
+
+
+class Learner(nn.Module):
+    """Compressor, aggregator and aligner of a model, with the objectives that train them.
+
+    The frozen LM is no part of this module: it has no gradient and is not saved.
+
+    Args:
+        model: with an adapted compressor.
+        objectives: weights of what is minimised.
+        batch_tokens: most document tokens that the compressor reads in one pass.
+    """
+
+    def __init__(self, model: CMTModel, objectives: Objectives, batch_tokens: int) -> None:
+        super().__init__()
+        if not isinstance(model.compressor, AdaptedCompressor):
+            raise InvalidInputError(f"The compressor {model.compressor.name!r} has nothing to train.")
+        model.lm.model.requires_grad_(False)
+        model.lm.head()  # kept in the LM's own precision, before any autocast
+        self._model = [model]
+        self.compressor, self.aggregator, self.aligner = model.compressor, model.aggregator, model.aligner
+        self.objectives, self.batch_tokens = objectives, batch_tokens
+        self._keeps = "logits_to_keep" in inspect.signature(type(model.lm.model).forward).parameters
+        like = self._embed(torch.tensor(model.lm.encode_words(BLANK_LINE), device=model.lm.device)).mean(0)
+        self.marks = nn.Parameter(like.detach().float().repeat(2, 1))
+        """`[2, h]`: stands before a text to be repeated and before one to be continued."""
+
+    @property
+    def model(self) -> CMTModel:
+        """The model whose parts are trained."""
+        return self._model[0]
+
+    def choose(self, stage: Stage) -> None:
+        """Train what a stage says; the rest stays as it is."""
+        self.requires_grad_(False)
+        assert isinstance(self.compressor, AdaptedCompressor)
+        for part in (self.compressor.down, self.aligner, *([self.aggregator] if stage.task == "answers" else [])):
+            part.requires_grad_(True)
+        self.compressor.adapters.requires_grad_(stage.trains == "all")
+        self.marks.requires_grad_(stage.task == "pretrain")
+
+    def chosen(self) -> Iterator[nn.Parameter]:
+        """The parameters that are trained now."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def forward(self, unit: Unit) -> dict[str, Tensor]:
+        """Losses of a unit by name, and their weighted sum as `loss`."""
+        self.compressor.ratio = unit.ratio
+        losses = self._text_losses(unit) if isinstance(unit, TextUnit) else self._answer_losses(unit)
+        weights = {
+            "answer": self.objectives.answer,
+            "distillation": self.objectives.distillation.weight,
+            "memory_aware": self.objectives.memory_aware.weight,
+            "self_matching": self.objectives.self_matching.weight,
+            "reconstruction": self.objectives.reconstruction,
+            "continuation": self.objectives.continuation,
+        }
+        # Every trained parameter is in the sum even where no document of a unit used it, as other processes expect.
+        unused = torch.stack([parameter.flatten()[0].float() for parameter in self.chosen()]).sum() * 0
+        shares = _token_shares(unit) if isinstance(unit, TextUnit) else {}
+        weighted = [weights[name] * shares.get(name, 1.0) * loss for name, loss in losses.items() if weights.get(name)]
+        total = torch.stack(weighted).sum() if weighted else unused
+        return {name: loss.detach() for name, loss in losses.items()} | {"loss": total + unused}
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def _answer_losses(self, unit: AnswerUnit) -> dict[str, Tensor]:
+        wanted, rows = self.objectives, unit.rows
+        memories = self.compress(unit.documents)
+        targets = torch.tensor([i for row in rows for i in row.answer], device=self.model.lm.device)
+        logits = self._after(self._prefix([[memories[i] for i in row.documents] for row in rows], rows), rows)
+        losses = {"answer": answer_loss(logits, targets), "first_token": _first_token_loss(logits, targets, rows)}
+        if wanted.distillation.weight:
+            settings = wanted.distillation
+            losses["distillation"] = distillation_loss(
+                logits, self.read_text(unit), top_k=settings.top_k, temperature=settings.temperature
+            )
+        if wanted.memory_aware.weight:
+            with torch.no_grad():
+                closed = self._after(self._prefix([[] for _ in rows], rows), rows)
+            combined = memory_aware_logits(logits, closed, wanted.memory_aware.alpha)
+            losses["memory_aware"] = answer_loss(combined, targets)
+        matched = [row for row in rows if row.gold]
+        if wanted.self_matching.weight and matched:
+            questions = torch.stack([pooled(memory.slots) for memory in self.compress([r.question for r in matched])])
+            found = torch.stack([pooled(memory.slots) for memory in memories])
+            own = torch.tensor([row.gold[0] for row in matched], device=found.device)
+            losses["self_matching"] = self_matching_loss(questions, found, own, wanted.self_matching.balance)
+        return losses
+
+    def compress(self, documents: Sequence[Sequence[int]]) -> list[Memory]:
+        """Memories of token ids, in passes of documents of like length, with gradients where they are on."""
+        memories: dict[int, Memory] = {}
+        for batch in length_batches([len(ids) for ids in documents], self.batch_tokens):
+            made = self.compressor.compress(self.model.lm, [documents[i] for i in batch])
+            memories.update(zip(batch, made, strict=True))
+        return [memories[i] for i in range(len(documents))]
+
+    def _prefix(self, memories: Sequence[Sequence[Memory]], rows: Sequence[Row]) -> KVPrefix:
+        lm = self.model.lm
+        reserve = max(len(row.prompt) + len(row.answer) for row in rows)
+        joined = [self.aggregator.aggregate(lm, found) if found else None for found in memories]
+        return assemble(lm, self.aligner, joined, reserve=reserve)
+
+    def _after(self, prefix: KVPrefix, rows: Sequence[Row]) -> Tensor:
+        """Logits `[n, V]` that predict each answer token of each row after a prefix."""
+        ids, mask = _right_padded([[*row.prompt, *row.answer[:-1]] for row in rows], self.model.lm.device)
+        places = [range(len(row.prompt) - 1, len(row.prompt) + len(row.answer) - 1) for row in rows]
+        return self._logits(prefix, places, mask, input_ids=ids)
+
+    def _logits(self, prefix: KVPrefix, places: Sequence[range], mask: Tensor, **tokens: Tensor) -> Tensor:
+        """Logits at some places of each row, row after row, of right-padded tokens after a prefix."""
+        lm = self.model.lm
+        inputs: dict[str, Tensor] = {}
+        if lm.takes_positions:
+            inputs["position_ids"] = prefix.starts[:, None] + torch.arange(mask.shape[1], device=lm.device)
+        columns = sorted(set(chain.from_iterable(places)))
+        if self._keeps:
+            inputs["logits_to_keep"] = torch.tensor(columns, device=lm.device)
+        else:
+            columns = list(range(mask.shape[1]))
+        logits: Tensor = lm.model(
+            **tokens,
+            attention_mask=torch.cat([prefix.mask, mask], dim=1),
+            past_key_values=prefix.to_cache(lm),
+            use_cache=True,
+            **inputs,
+        ).logits
+        number = {column: at for at, column in enumerate(columns)}
+        at = [(row, number[column]) for row, chosen in enumerate(places) for column in chosen]
+        row_index, column_index = (torch.tensor(part, device=logits.device) for part in zip(*at, strict=True))
+        return logits[row_index, column_index]
+
+    @torch.no_grad()
+    def read_text(self, unit: AnswerUnit) -> Tensor:
+        """Logits `[n, V]` that predict each answer token where the LM reads the documents' text, without adapters."""
+        lm = self.model.lm
+        head = lm.prompt.head_ids
+        sequences = [
+            [*head, *(i for place in row.documents for i in unit.documents[place]), *row.prompt, *row.answer[:-1]]
+            for row in unit.rows
+        ]
+        longest, most = max(map(len, sequences)), max(len(row.answer) for row in unit.rows)
+        lm.check_fits(longest, "Distillation from the documents' text")
+        ids = torch.tensor([[head[-1]] * (longest - len(s)) + s for s in sequences], device=lm.device)
+        mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences], device=lm.device)
+        inputs: dict[str, Tensor | int] = {"logits_to_keep": most} if self._keeps else {}
+        if lm.takes_positions:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False, **inputs).logits
+        return torch.cat([logits[i, -len(row.answer) :] for i, row in enumerate(unit.rows)])
+
+    # -- pretraining -------------------------------------------------------------------------------------------
+
+    def _text_losses(self, unit: TextUnit) -> dict[str, Tensor]:
+        """Cross-entropy of texts after `memory, mark`, apart for those repeated and those continued."""
+        lm = self.model.lm
+        memories = self.compress(unit.documents)
+        reserve = 1 + max(map(len, unit.targets))
+        prefix = assemble(lm, self.aligner, list(memories), reserve=reserve)
+        ids, mask = _right_padded([target[:-1] for target in unit.targets], lm.device)
+        kinds = torch.tensor([REPEAT if repeats else CONTINUE for repeats in unit.repeats], device=lm.device)
+        words = self._embed(ids)
+        embedded = torch.cat([self.marks[kinds][:, None].to(words.dtype), words], dim=1)
+        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
+        places = [range(len(target)) for target in unit.targets]
+        logits = self._logits(prefix, places, mask, inputs_embeds=embedded)
+        targets = torch.tensor([i for target in unit.targets for i in target], device=lm.device)
+        kind_of = kinds.repeat_interleave(torch.tensor([len(target) for target in unit.targets], device=lm.device))
+        each = F.cross_entropy(logits.float(), targets, reduction="none")
+        names = {"reconstruction": REPEAT, "continuation": CONTINUE}
+        return {name: each[kind_of == kind].mean() for name, kind in names.items() if (kinds == kind).any()}
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        embeddings = self.model.lm.model.get_input_embeddings()
+        embedded: Tensor = embeddings(ids)
+        return embedded
+
+
+def _token_shares(unit: TextUnit) -> dict[str, float]:
+    """How much of a unit's targets is repeated and how much continued, so that every token counts alike."""
+    repeated = sum(len(target) for target, repeats in zip(unit.targets, unit.repeats, strict=True) if repeats)
+    share = repeated / sum(map(len, unit.targets))
+    return {"reconstruction": share, "continuation": 1 - share}
+
+
+def _right_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `[B, n]` and their mask."""
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], dtype=torch.long, device=device)
+    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences], dtype=torch.long, device=device)
+    return ids.view(len(sequences), longest), mask.view(len(sequences), longest)
+
+
+def _first_token_loss(logits: Tensor, targets: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Cross-entropy of each answer's first token: low overall and high here is a model that cannot begin."""
+    with torch.no_grad():
+        starts = torch.tensor([0, *(len(row.answer) for row in rows[:-1])], device=logits.device).cumsum(0)
+        return F.cross_entropy(logits[starts].float(), targets[starts])

@@ -1,0 +1,260 @@
+"""A whole run: data, model, stages one after the other, and what is left at the end. A stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmt_memory.errors import GateFailedError, InvalidInputError
+from cmt_memory.model.adapted import AdaptedCompressor, start_adapted
+from cmt_memory.model.aggregator import ConcatAggregator
+from cmt_memory.model.lm import FrozenLM
+from cmt_memory.model.modeling import CMTModel
+from cmt_memory.training.config import Source, Stage, TrainConfig
+from cmt_memory.training.gates import GateKeeper
+from cmt_memory.training.learner import Learner
+from cmt_memory.training.report import write_card, write_plot
+from cmt_memory.training.sources import Mixture, open_source
+from cmt_memory.training.trainer import (
+    FAILED,
+    CMTTrainer,
+    CMTTrainingArguments,
+    GateCallback,
+    ProgressCallback,
+    load_learner,
+    save_learner,
+)
+from cmt_memory.training.units import Units
+
+logger = logging.getLogger(__name__)
+
+SETTINGS, DONE, MODEL = "settings.json", "done.json", "model"
+_NEEDED = {"peft": "peft", "matplotlib": "matplotlib", "tensorboard": "tensorboard", "yaml": "pyyaml"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left.
+
+    Attributes:
+        model: folder for `CMTModel.from_pretrained`.
+        results: measurements on held-out questions by ratio; empty where there were none.
+        log: every line of the log, with `stage`.
+    """
+
+    model: Path
+    results: dict[int, dict[str, float]]
+    log: list[dict[str, Any]]
+
+
+def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResult:
+    """Train from a configuration, or go on where the run in its folder was stopped.
+
+    Args:
+        config: the run.
+        show_progress: draw a progress bar and print the log, on the standard error stream.
+
+    Raises:
+        InvalidInputError: data, LM and settings do not go together, or the folder holds a run of other settings.
+        GateFailedError: a measurement says that the run is hopeless.
+    """
+    _check_installed()
+    _settle(config)
+    train, held_out = _mixture(config, config.train, "train"), _mixture(config, config.held_out, "held-out")
+    model = _starting_model(config, train)
+    longest = len(model.lm.prompt.head_ids) + config.episodes.document_tokens
+    model.lm.check_fits(longest, "episodes.document_tokens with the prompt's head")
+    before = weights_digest(model.lm)
+    learner = Learner(model, config.objectives, config.batch_tokens)
+    log: list[dict[str, Any]] = []
+    for number, stage in enumerate(config.stages):
+        log += _run_stage(config, number, stage, learner, train, held_out, show_progress)
+    after = weights_digest(model.lm)
+    if before != after:
+        raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
+    return _finish(config, model, held_out, log, after)
+
+
+def _check_installed() -> None:
+    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InvalidInputError(f"Training needs {', '.join(missing)}: pip install 'cmt-memory[train]'.")
+
+
+def _settle(config: TrainConfig) -> None:
+    """Remember the settings in the run's folder; refuse to go on with a run of others."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    path, mine = config.folder / SETTINGS, config.as_json()
+    if path.exists():
+        theirs = json.loads(path.read_text("utf-8"))
+        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if differing:
+            raise InvalidInputError(
+                f"{config.folder} holds a run of other settings: {', '.join(differing)} differ. Choose another output, "
+                f"or give the settings of {path} to go on."
+            )
+        for failed in sorted(config.folder.glob(f"stage-*/{FAILED}")):
+            raise GateFailedError(
+                f"The run in {config.folder} was ended: {json.loads(failed.read_text('utf-8'))['failure']}. "
+                "Change its settings and choose another output."
+            )
+    elif _rank() == 0:
+        path.write_text(json.dumps(mine, indent=2) + "\n", "utf-8")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _mixture(config: TrainConfig, sources: tuple[Source, ...], name: str) -> Mixture:
+    opened = [(open_source(source, config.episodes.hard_negatives), source.weight) for source in sources]
+    return Mixture(opened, f"{config.seed}/{name}")
+
+
+def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
+    """The model that a run starts from: a trained one, or the PCA around any LM."""
+    cuda = config.device == "auto" and torch.cuda.is_available()
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
+    settings = {"ratio": config.default_ratio, "trained_ratios": config.ratios, "fingerprint": {}}
+    if config.start is not None:
+        model = CMTModel.from_pretrained(config.start, device=device)
+        if not isinstance(model.compressor, AdaptedCompressor):
+            raise InvalidInputError(f"{config.start} holds no trained compressor to go on from; leave out `start`.")
+        found = (model.config.latent, model.config.adapter)
+        if found != (config.latent, config.adapter):
+            raise InvalidInputError(f"{config.start} has latent {found[0]} and adapter {found[1]}; set the same here.")
+        model.config = model.config.model_copy(update=settings)
+        return model
+    base = CMTModel.from_llm(config.llm, ratio=1, device=device)
+    settings |= {"latent": min(config.latent, base.lm.layout.width), "compressor": "adapted", "adapter": config.adapter}
+    made = base.config.model_copy(update=settings)
+    texts = [train.passage(number) for number in range(config.fit)]
+    compressor, aligner = start_adapted(base.lm, made, config.ratios, texts)
+    return CMTModel(base.lm, made, compressor, ConcatAggregator(), aligner)
+
+
+def _run_stage(
+    config: TrainConfig,
+    number: int,
+    stage: Stage,
+    learner: Learner,
+    train: Mixture,
+    held_out: Mixture,
+    show_progress: bool,
+) -> list[dict[str, Any]]:
+    """Run a stage, or go on with it, or take what it left; returns its log."""
+    folder = config.folder / f"stage-{number}"
+    done = folder / DONE
+    if done.exists():
+        load_learner(learner, folder)
+        return list(json.loads(done.read_text("utf-8"))["log"])
+    folder.mkdir(exist_ok=True)
+    learner.choose(stage)
+    steps = _steps(stage, train, number)
+    units = Units(
+        learner.model.lm,
+        train,
+        stage,
+        config.episodes,
+        config.ratios,
+        steps,
+        f"{config.seed}/{number}",
+        learner.model.config.chat_template_kwargs,
+    )
+    gates = _gates(config, number, stage, learner, held_out, folder)
+    watch = [ProgressCallback(f"Stage {number}, {stage.task}")] if show_progress and _rank() == 0 else []
+    trainer = CMTTrainer(learner, CMTTrainingArguments.of(config, stage, folder, steps), units, [*gates, *watch])
+    for gate in gates:
+        gate.trainer = trainer
+    last = _last_checkpoint(folder)
+    logger.info("stage %d: %d steps%s", number, steps, f", going on from {last}" if last else "")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.accelerator.wait_for_everyone()
+    if (folder / FAILED).exists():
+        failure = json.loads((folder / FAILED).read_text("utf-8"))["failure"]
+        raise GateFailedError(f"Stopped at step {trainer.state.global_step} of stage {number}: {failure}.")
+    log = [line | {"stage": number} for line in trainer.state.log_history]
+    if trainer.is_world_process_zero():
+        save_learner(learner, folder)
+        partial = done.with_suffix(".partial")
+        partial.write_text(json.dumps({"log": log}, indent=1) + "\n", "utf-8")
+        partial.replace(done)
+    trainer.accelerator.wait_for_everyone()
+    return log
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; its `trainer_state.json` is what is written last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        except (OSError, json.JSONDecodeError):
+            logger.warning("%s is not whole and passed over", checkpoint)
+            continue
+        return checkpoint
+    return None
+
+
+def _steps(stage: Stage, train: Mixture, number: int) -> int:
+    if stage.steps is not None:
+        return stage.steps
+    if not len(train):
+        raise InvalidInputError(f"stages.{number}.epochs: a source has no end; give `steps` instead.")
+    assert stage.epochs is not None
+    return math.ceil(stage.epochs * len(train) / (stage.batch * stage.gradient_accumulation))
+
+
+def _gates(
+    config: TrainConfig, number: int, stage: Stage, learner: Learner, held_out: Mixture, folder: Path
+) -> list[GateCallback]:
+    if stage.task != "answers" or not config.held_out:
+        return []
+    passed = sum(earlier.steps or 0 for earlier in config.stages[:number] if earlier.task == "answers")
+    keeper = _keeper(config, learner.model, held_out, config.gates.ratio or config.default_ratio)
+    return [GateCallback(keeper, config.gates.every, max(0, config.gates.after - passed), folder)]
+
+
+def _keeper(config: TrainConfig, model: CMTModel, held_out: Mixture, ratio: int) -> GateKeeper:
+    documents = next(
+        (stage.documents for stage in reversed(config.stages) if stage.documents), config.episodes.documents
+    )
+    return GateKeeper(model, config.gates, held_out, documents, ratio)
+
+
+def _finish(
+    config: TrainConfig, model: CMTModel, held_out: Mixture, log: list[dict[str, Any]], digest: str
+) -> RunResult:
+    """Save the model, and write down what it is worth at each ratio."""
+    folder = config.folder / MODEL
+    results: dict[int, dict[str, float]] = {}
+    if _rank() == 0:
+        if config.held_out:
+            results = {r: _keeper(config, model, held_out, r).measure() for r in sorted(set(config.ratios))}
+        model.compressor.ratio = model.config.ratio
+        model.retrained()
+        model.save_pretrained(folder)
+        write_plot(log, config.folder / "training.png")
+        write_card(config, model, results, log, digest, folder / "README.md")
+        (config.folder / "results.json").write_text(json.dumps({"ratios": results}, indent=2) + "\n", "utf-8")
+    return RunResult(folder, results, log)
+
+
+def weights_digest(lm: FrozenLM) -> str:
+    """Digest of every byte of an LM's weights, for a comparison within one run."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(lm.model.state_dict().items()):
+        digest.update(name.encode())
+        flat = tensor.detach().contiguous().view(-1)
+        for part in flat.split(1 << 24):
+            digest.update(part.cpu().view(torch.uint8).numpy())
+    return digest.hexdigest()

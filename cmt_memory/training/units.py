@@ -1,0 +1,181 @@
+"""Batches ready for the LM, any of them by number: token ids of documents, questions and answers, and a ratio."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from cmt_memory.errors import InvalidInputError
+from cmt_memory.generation.prompts import answer_format, question_prompt
+from cmt_memory.model.lm import FrozenLM
+from cmt_memory.training.config import Episodes, Stage
+from cmt_memory.training.sources import Asked, Mixture
+
+_POOL = 8
+"""Units whose episodes are drawn together and sorted by length, so that little of a batch is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A question of a unit.
+
+    Attributes:
+        documents: numbers of the unit's documents, in the order they are given to the LM.
+        gold: those that hold the answer.
+        question: its words alone, for a search by memories.
+        prompt: question and tail.
+        answer: with its end.
+    """
+
+    documents: tuple[int, ...]
+    gold: tuple[int, ...]
+    question: tuple[int, ...]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerUnit:
+    """Questions to be answered from memories: one batch."""
+
+    ratio: int
+    documents: tuple[tuple[int, ...], ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextUnit:
+    """Texts to be repeated or continued from memories: one batch.
+
+    Attributes:
+        ratio: document tokens per slot.
+        documents: what is compressed.
+        targets: what is predicted, one for each document.
+        repeats: whether the target is the document itself.
+    """
+
+    ratio: int
+    documents: tuple[tuple[int, ...], ...]
+    targets: tuple[tuple[int, ...], ...]
+    repeats: tuple[bool, ...]
+
+
+Unit = AnswerUnit | TextUnit
+
+
+class Units(Dataset[Unit]):
+    """The units of a stage.
+
+    A step takes `gradient_accumulation` units that follow each other, whatever the number of processes that share
+    them, so that one process and several see the same data in the same step.
+
+    Args:
+        lm: whose tokens.
+        mixture: where episodes come from.
+        stage: what the stage trains on.
+        episodes: how they are put together.
+        ratios: one is drawn for each unit.
+        steps: how many steps.
+        seed: of the order and the ratios.
+        chat_template_kwargs: see `CMTModel.from_llm`.
+    """
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        mixture: Mixture,
+        stage: Stage,
+        episodes: Episodes,
+        ratios: Sequence[int],
+        steps: int,
+        seed: str,
+        chat_template_kwargs: dict[str, object] | None = None,
+    ) -> None:
+        self._lm, self._mixture, self._stage, self._episodes = lm, mixture, stage, episodes
+        self._ratios, self._seed = tuple(ratios), seed
+        self._answers = answer_format(lm, chat_template_kwargs)
+        self._count = steps * stage.gradient_accumulation
+        self._pool: tuple[int, list[Unit]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Unit:
+        pool, at = divmod(number, _POOL)
+        if self._pool[0] != pool:
+            self._pool = (pool, self._draw(pool))
+        return self._pool[1][at]
+
+    def _draw(self, pool: int) -> list[Unit]:
+        """Units of one pool: episodes sorted by length and cut into batches, in a random order."""
+        size = self._stage.batch
+        numbers = range(pool * _POOL * size, (pool + 1) * _POOL * size)
+        rng = random.Random(f"{self._seed}/pool/{pool}")
+        units: list[Unit] = []
+        ratios = [rng.choice(self._ratios) for _ in range(_POOL)]
+        if self._stage.task == "pretrain":
+            texts = [self._text(number, rng) for number in numbers]
+            texts.sort(key=lambda text: len(text[0]))
+            for i, ratio in enumerate(ratios):
+                units.append(TextUnit(ratio, *zip(*texts[i * size : (i + 1) * size], strict=True)))
+        else:
+            documents = self._stage.documents or self._episodes.documents
+            drawn = [self._answered(number, documents) for number in numbers]
+            drawn.sort(key=lambda episode: max(map(len, episode[0]), default=0))
+            for i, ratio in enumerate(ratios):
+                units.append(_joined(ratio, drawn[i * size : (i + 1) * size]))
+        rng.shuffle(units)
+        return units
+
+    def _text(self, number: int, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        settings = self._episodes
+        ids = self._lm.encode_document(self._mixture.passage(number))
+        most = settings.document_tokens
+        if rng.random() < settings.reconstruction or len(ids) < 2 * settings.continuation_tokens:
+            document = tuple(ids[:most])
+            return document, document, True
+        after = settings.continuation_tokens
+        cut = min(most, rng.randint(min(after, len(ids) - after), len(ids) - after))
+        return tuple(ids[:cut]), tuple(ids[cut : cut + after]), False
+
+    def _answered(self, number: int, documents: dict[int, float]) -> tuple[list[tuple[int, ...]], list[Row]]:
+        episode = self._mixture.episode(number, documents, self._episodes.questions)
+        texts = [
+            tuple(self._document(text, [asked for asked in episode.asked if place in asked.gold]))
+            for place, text in enumerate(episode.documents)
+        ]
+        rows = []
+        for asked in episode.asked:
+            prompt = question_prompt(self._lm, asked.question, None)
+            words = tuple(self._lm.encode_document(asked.question.strip()))
+            answer = tuple(self._answers.encode(self._lm, asked.answer))
+            rows.append(Row(tuple(range(len(texts))), asked.gold, words, prompt.question_ids, answer))
+        return texts, rows
+
+    def _document(self, text: str, asked: Sequence[Asked]) -> list[int]:
+        """Token ids of a document; of a long one the part around the first answer asked for."""
+        most = self._episodes.document_tokens
+        ids = self._lm.encode_document(text)
+        if len(ids) <= most:
+            return ids
+        size = int(0.9 * most * len(text) / len(ids))
+        middle = max((text.find(one.answer) for one in asked), default=0)
+        start = max(0, min(middle - size // 2, len(text) - size))
+        return self._lm.encode_document(text[start : start + size])[:most]
+
+
+def _joined(ratio: int, episodes: Sequence[tuple[list[tuple[int, ...]], list[Row]]]) -> AnswerUnit:
+    """Episodes as one unit, in which a document that several have stands once."""
+    numbers: dict[tuple[int, ...], int] = {}
+    rows = []
+    for texts, asked in episodes:
+        places = [numbers.setdefault(ids, len(numbers)) for ids in texts]
+        for row in asked:
+            documents = tuple(places[i] for i in row.documents)
+            rows.append(Row(documents, tuple(places[i] for i in row.gold), row.question, row.prompt, row.answer))
+    if not rows:
+        raise InvalidInputError("A batch has no question.")
+    return AnswerUnit(ratio, tuple(numbers), tuple(rows))

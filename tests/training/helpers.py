@@ -1,0 +1,57 @@
+"""A tiny model to train, and units of a few episodes."""
+
+from __future__ import annotations
+
+import torch
+
+from cmt_memory import CMTModel
+from cmt_memory.model.adapted import start_adapted
+from cmt_memory.model.aggregator import ConcatAggregator
+from cmt_memory.model.config import AdapterConfig
+from cmt_memory.training.config import Episodes, Objectives, Stage, checked
+from cmt_memory.training.learner import Learner
+from cmt_memory.training.sources import Mixture, open_source
+from cmt_memory.training.units import Units
+from tests.tiny import DOCUMENTS, tiny_model
+
+TEXTS = [" ".join(DOCUMENTS * 3), " ".join(reversed(DOCUMENTS * 3))]
+
+
+def trainable(family: str = "llama", kind: str = "plain", *, disturb: float = 0.1, **settings: object) -> CMTModel:
+    """An adapted model whose adapters change something."""
+    model = start(tiny_model(family, kind), TEXTS, latent=24, rank=2, **settings)
+    compressor = model.compressor
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for key, parameter in compressor.adapters.items():
+            if "lora_B" in key and disturb:
+                parameter.normal_(0, disturb, generator=generator)
+    return model
+
+
+def start(base: CMTModel, texts: list[str], latent: int, **adapter: object) -> CMTModel:
+    """A model around the same LM that is ready to be trained."""
+    config = base.config.model_copy(
+        update={"ratio": 4, "latent": latent, "compressor": "adapted", "adapter": AdapterConfig(**adapter)}
+    )
+    compressor, aligner = start_adapted(base.lm, config, [2, 4], texts)
+    return CMTModel(base.lm, config, compressor, ConcatAggregator(), aligner)
+
+
+def learner(model: CMTModel, task: str = "answers", trains: str = "all", **objectives: object) -> Learner:
+    made = Learner(model, Objectives(**objectives), 4096)
+    made.choose(Stage(task=task, trains=trains, steps=1))
+    return made
+
+
+def facts(weight: float = 1.0, **settings: object):
+    """A source of facts, as the configuration opens it."""
+    values = {"output": "x", "train": [{"kind": "facts", "facts": [1, 2], **settings}]}
+    config = checked(values | {"stages": [{"task": "answers", "steps": 1}]}, "test")
+    return open_source(config.train[0], 4), weight
+
+
+def units(model: CMTModel, task: str = "answers", batch: int = 3, steps: int = 40, seed: str = "0", **episodes: object):
+    stage = Stage(task=task, steps=steps, batch=batch)
+    settings = Episodes(**{"continuation_tokens": 8, "document_tokens": 96} | episodes)
+    return Units(model.lm, Mixture([facts()], seed), stage, settings, [2, 4], steps, seed)
