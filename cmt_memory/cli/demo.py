@@ -263,7 +263,7 @@ def _limits(result: dict[str, Any]) -> str:
         f"cmt-tiny has {result['parameters'] / 1e6:.1f} million parameters, a hundredth of a small LM you would "
         "use. It looks up facts in simple sentences and in Python docstrings: names, places, times, prices, codes. "
         "Where no document tells, it says unknown. "
-        "One document at a time is what it can read; in several it gets lost (try --k 4). "
+        "One document at a time is what it reads best (try --k 4). "
         "It is not a chat model: it does not reason, sum up or know the world, and it gets many answers wrong. "
         "It is there so that this runs anywhere, offline. For your own work use your own LM:\n"
     )

@@ -346,7 +346,11 @@ class Pretraining:
             pointing = Pointing(self.config.pointing)
             answer, text, _ = losses(self.model, batch, pointing)
             pointed = pointing.means()
-            total = answer + self._stage().text_loss * text + sum(self.config.pointing_loss.get(sight, 1.0) * mean for sight, mean in pointed.items())
+            total = (
+                answer
+                + self._stage().text_loss * text
+                + sum(self.config.pointing_loss.get(sight, 1.0) * mean for sight, mean in pointed.items())
+            )
         parts = [answer, text, *(pointed.get(sight, torch.zeros(())) for sight in SIGHTS)]
         return [float(part.detach()) for part in parts], torch.autograd.grad(total, self.parameters)
 
