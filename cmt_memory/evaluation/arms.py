@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cmt_memory.bank.codec import SlotDtype, decode_memory, encode_memory
@@ -18,14 +18,14 @@ from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.model.prompt import BLANK_LINE
 
-LM_ARMS: Mapping[str, str] = {
+LM_ARMS: dict[str, str] = {
     "none": "closed book: the LM alone",
     "text": "full text of the retrieved passages in the prompt",
     "oracle_text": "full text of the documents that hold the answer",
     "memory@1": "each retrieved passage encoded alone, uncompressed: what separate encoding costs",
 }
 """Arms that have no ratio."""
-RATIO_ARMS: Mapping[str, str] = {
+RATIO_ARMS: dict[str, str] = {
     "memory": "memories of the retrieved passages",
     "shuffled": "memories retrieved for another question, of other documents",
     "oracle_memory": "memories of the documents that hold the answer",
@@ -34,7 +34,7 @@ RATIO_ARMS: Mapping[str, str] = {
     "extract_bytes": "the retrieved sentences closest to the question, in as many bytes as the memories have on disk",
 }
 """Arms that are measured at every ratio."""
-ARMS: Mapping[str, str] = LM_ARMS | RATIO_ARMS
+ARMS: dict[str, str] = LM_ARMS | RATIO_ARMS
 """Every arm: its name in files and what it means."""
 
 _MEMORIES_BYTES = 512 << 20
@@ -270,7 +270,7 @@ class Arms:
             Reply(
                 done.text.strip(),
                 len(ids),
-                len(self.lm.tokenizer.decode(ids).strip().encode()) if ids else 0,
+                len(str(self.lm.tokenizer.decode(ids)).strip().encode()) if ids else 0,
                 len(case.hits),
                 0,
                 whole,

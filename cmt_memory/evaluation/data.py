@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,8 @@ def read_data(config: EvalConfig) -> Dataset:
     Raises:
         InvalidInputError: a file cannot be read or is not of its layout, or no question is left.
     """
+    texts: Sequence[str]
+    raw: Iterable[_Raw]
     if isinstance(config.data, FactsQuestions):
         texts, raw = _facts(config.data, config.seed)
     else:
@@ -115,9 +117,9 @@ def _asked(groups: readers.Groups) -> Iterator[_Raw]:
             yield group.documents, question, answers, ""
 
 
-def _facts(data: FactsQuestions, seed: int) -> tuple[Sequence[str], list[_Raw]]:
+def _facts(data: FactsQuestions, seed: int) -> tuple[list[str], list[_Raw]]:
     rng = random.Random(f"{seed}/facts")
     world = FactWorld(rng, data.split, data.phrasings)
     documents = [world.document(rng.randint(*data.facts)) for _ in range(data.count)]
-    raw = [((d.text,), q.text, (q.answer,), q.kind) for d in documents for q in d.questions]
+    raw: list[_Raw] = [((d.text,), q.text, (q.answer,), q.kind) for d in documents for q in d.questions]
     return [document.text for document in documents], raw

@@ -266,7 +266,7 @@ def _condition(
         arms=tuple(arm for arm in wanted if arm not in unavailable),
         unavailable=unavailable,
         facts={
-            "lm": settings.lm,
+            "llm": settings.lm,
             "compressor": settings.compressor,
             "latent": settings.latent,
             "dtype": str(arms.lm.dtype).removeprefix("torch."),
