@@ -84,8 +84,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(lm, tmp_path, monkeypat
     assert len(after) == 24  # the LM's own arms and two ratios
     _check_results(whole, after)
     _check_figures(lambda: run_evaluation(config(tmp_path / "whole", lm, data)), tmp_path / "whole" / ANSWERS)
-    with pytest.raises(InvalidInputError, match=r"another k, seed: choose another"):
-        run_evaluation(config(tmp_path / "whole", lm, data, k=2, seed=2))
+    with pytest.raises(InvalidInputError, match=r"another k, slot_dtype: choose another"):
+        run_evaluation(config(tmp_path / "whole", lm, data, k=2, slot_dtype="float16"))
     other = [{"model": str(lm), "ratios": [4], "latent": 16, "name": "tiny"}]
     with pytest.raises(InvalidInputError, match="another model gave under this name"):
         run_evaluation(config(tmp_path / "whole", lm, data, models=other))
