@@ -12,6 +12,7 @@ from cmt_memory.cli.add import add
 from cmt_memory.cli.ask import ask
 from cmt_memory.cli.bench import bench
 from cmt_memory.cli.demo import demo
+from cmt_memory.cli.eval import evaluate
 from cmt_memory.cli.options import debugging
 from cmt_memory.cli.store import store
 from cmt_memory.cli.train import recipe, train
@@ -53,5 +54,5 @@ def main() -> None:
     """
 
 
-for command in (demo, add, ask, store, train, recipe, bench):
+for command in (demo, add, ask, store, train, recipe, evaluate, bench):
     main.add_command(command)

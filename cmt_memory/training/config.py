@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.config import MAX_RATIO, AdapterConfig
+from cmt_memory.settings import Strict, check_settings, read_settings
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class _File(_Strict):
+class DataFile(Strict):
     """A file of data.
 
     Attributes:
         path: the file; `$NAME` in it is replaced from the environment.
         part: which share of its documents, in the file's order, such as `[0, 0.9]`.
-        weight: how often this source is drawn from, beside the others.
     """
 
     path: str
     part: tuple[Share, Share] = (0.0, 1.0)
-    weight: float = Field(default=1.0, gt=0)
 
     @field_validator("path", "documents", check_fields=False)
     @classmethod
@@ -41,10 +35,20 @@ class _File(_Strict):
         return found
 
     @model_validator(mode="after")
-    def _part_is_a_range(self) -> _File:
+    def _part_is_a_range(self) -> DataFile:
         if self.part[0] >= self.part[1]:
             raise ValueError(f"part must be two rising numbers from 0 to 1, not {list(self.part)}")
         return self
+
+
+class _File(DataFile):
+    """A file to learn from.
+
+    Attributes:
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
 
 
 class SquadData(_File):
@@ -79,7 +83,7 @@ class TextData(_File):
     kind: Literal["text"]
 
 
-class FactsData(_Strict):
+class FactsData(Strict):
     """Synthetic fact documents, without end (`cmt_memory.training.facts`).
 
     Attributes:
@@ -109,7 +113,7 @@ Source = Annotated[
 ]
 
 
-class Distillation(_Strict):
+class Distillation(Strict):
     """KL divergence from the same LM reading the text; see `objectives.distillation_loss`."""
 
     weight: Weight = 0.0
@@ -117,21 +121,21 @@ class Distillation(_Strict):
     temperature: float = Field(default=1.0, gt=0)
 
 
-class MemoryAware(_Strict):
+class MemoryAware(Strict):
     """Cross-entropy of the contrast of memory and no memory; see `objectives.memory_aware_logits`."""
 
     weight: Weight = 0.0
     alpha: float = 0.5
 
 
-class SelfMatching(_Strict):
+class SelfMatching(Strict):
     """Questions near their documents, documents apart; see `objectives.self_matching_loss`."""
 
     weight: Weight = 0.0
     balance: float = Field(default=0.1, ge=0, alias="lambda")
 
 
-class Objectives(_Strict):
+class Objectives(Strict):
     """Weights of what is minimised; 0 switches an objective off and costs nothing.
 
     Attributes:
@@ -151,7 +155,7 @@ class Objectives(_Strict):
     continuation: Weight = 1.0
 
 
-class Episodes(_Strict):
+class Episodes(Strict):
     """How documents and questions are put together.
 
     Attributes:
@@ -163,7 +167,7 @@ class Episodes(_Strict):
         reconstruction: share of pretraining that repeats the document; the rest continues it.
     """
 
-    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = {1: 1.0}
+    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = Field(default={1: 1.0})
     questions: int = Field(default=2, ge=1)
     hard_negatives: int = Field(default=16, ge=1)
     document_tokens: int = Field(default=512, ge=8)
@@ -178,7 +182,7 @@ class Episodes(_Strict):
         return value
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """A part of the run, with an optimiser and a schedule of its own.
 
     Attributes:
@@ -216,7 +220,7 @@ class Stage(_Strict):
         return self
 
 
-class Gates(_Strict):
+class Gates(Strict):
     """What is measured on held-out questions while training, and what ends a hopeless run.
 
     A threshold of None is measured and never stops.
@@ -248,7 +252,7 @@ class Gates(_Strict):
     mean_cosine: float | None = 0.98
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """A run of `cmt-memory train`.
 
     Attributes:
@@ -326,68 +330,10 @@ class TrainConfig(_Strict):
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read and check a YAML file.
-
-    Raises:
-        InvalidInputError: it is no YAML, or a key or value is wrong; the message names each key's path, what was
-            found there and what is allowed.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidInputError(f"{path} must hold keys and values, such as `output: runs/first`.")
-    return checked(values, str(path))
+    """Read and check a YAML file; see `cmt_memory.settings.read_settings`."""
+    return read_settings(path, TrainConfig)
 
 
 def checked(values: dict[str, Any], name: str) -> TrainConfig:
     """A configuration from plain values; `name` says where they came from."""
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        found = error.errors()
-        places = [problem["loc"] for problem in found]
-        # A list with a wrong item counts as too short as well.
-        told = [p for p in found if p["type"] != "too_short" or not any(_inside(place, p["loc"]) for place in places)]
-        problems = "; ".join(_problem(problem) for problem in told)
-        raise InvalidInputError(f"{name}: {problems}.") from error
-
-
-def _inside(place: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(place) > len(outer) and place[: len(outer)] == outer
-
-
-def _problem(error: Any) -> str:
-    """One of pydantic's errors as `key.path: what is wrong, what is allowed`."""
-    place = ".".join(str(part) for part in error["loc"]) or "the file"
-    if error["type"] == "extra_forbidden":
-        return f"{place} is not a key here; allowed: {', '.join(_allowed(error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    given = error.get("input")
-    shown = "" if isinstance(given, dict | list) else f", not {given!r}"
-    return f"{place}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _allowed(path: tuple[int | str, ...]) -> list[str]:
-    """The keys of the model at a place in the configuration."""
-    found: list[type[BaseModel]] = [TrainConfig]
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if len(found) == 1 and part in found[0].model_fields:
-            found = _models(found[0].model_fields[part].annotation)
-        else:  # a tagged choice names its kind
-            found = [model for model in found if part in get_args(model.model_fields["kind"].annotation)]
-    return sorted({field.alias or name for model in found for name, field in model.model_fields.items()})
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes in a type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return check_settings(values, name, TrainConfig)

@@ -21,10 +21,26 @@ Question = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Documents and what is asked about them: every question needs all of the documents."""
+    """Documents and what is asked about them: every question needs all of the documents.
+
+    Attributes:
+        documents: their texts.
+        questions: each with the first of its answers, which is the one to learn.
+        answers: for each question all that count as right.
+    """
 
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
+    answers: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, documents: Sequence[str], asked: Sequence[tuple[str, Sequence[str]]]) -> Group:
+        """Documents, and each question with all of its answers."""
+        return cls(
+            tuple(documents),
+            tuple((question, answers[0]) for question, answers in asked),
+            tuple(tuple(dict.fromkeys(answers)) for _, answers in asked),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +147,13 @@ def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
         for number, article in enumerate(part_of(articles, part)):
             for place, paragraph in enumerate(article["paragraphs"]):
                 at = f"article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
-                asked = tuple(
-                    (q["question"].strip(), q["answers"][0]["text"]) for q in paragraph["qas"] if q["answers"]
-                )
+                asked = [
+                    (q["question"].strip(), [answer["text"] for answer in q["answers"]])
+                    for q in paragraph["qas"]
+                    if q["answers"]
+                ]
                 if asked:
-                    groups.append(Group((paragraph["context"],), asked))
+                    groups.append(Group.of([paragraph["context"]], asked))
     except (KeyError, TypeError, AttributeError) as error:
         where = f", {at}" if groups else ""
         raise InvalidInputError(
@@ -153,7 +171,7 @@ def jsonl(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
 
     def read(index: int) -> Group:
         value = lines.object(chosen[index])
-        return Group(tuple(value["documents"]), ((value["question"].strip(), value["answers"][0]),))
+        return Group.of(value["documents"], [(value["question"].strip(), value["answers"])])
 
     def corpus() -> Sequence[str]:
         return list(dict.fromkeys(text for number in chosen for text in lines.object(number)["documents"]))
@@ -174,7 +192,7 @@ def _check_question(lines: Lines, number: int, value: dict[str, Any]) -> bool:
 def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
     """StreamingQA: JSONL of `qa_id, question, answers, answers_additional, question_ts, evidence_ts, evidence_id`."""
     lines = Lines(path)
-    asked: dict[str, list[Question]] = {}
+    asked: dict[str, list[tuple[str, list[str]]]] = {}
     where: dict[str, int] = {}
     for number, value in lines.objects():
         at = f"{path}, line {number + 1}"
@@ -186,7 +204,9 @@ def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1
             raise InvalidInputError(f"{at}: 'answers' must be a list of texts, not {answers!r:.60}.")
         key = str(value["evidence_id"])
         where.setdefault(key, number)
-        asked.setdefault(key, []).append((str(value["question"]).strip(), answers[0]))
+        more = value.get("answers_additional") or []
+        also = [answer for answer in more if isinstance(answer, str) and answer.strip()] if type(more) is list else []
+        asked.setdefault(key, []).append((str(value["question"]).strip(), [*answers, *also]))
     return _by_document(path, asked, where, documents, "evidence_id", part)
 
 
@@ -198,7 +218,7 @@ def archivalqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.
         raise InvalidInputError(f"{path} is not UTF-8 at byte {error.start}.") from None
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     expected = {"question", "answer", "para_id"}
-    asked: dict[str, list[Question]] = {}
+    asked: dict[str, list[tuple[str, list[str]]]] = {}
     where: dict[str, int] = {}
     try:
         if not expected <= set(rows.fieldnames or ()):
@@ -209,7 +229,7 @@ def archivalqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.
                 empty = ", ".join(sorted(key for key in expected if not (row[key] or "").strip()))
                 raise InvalidInputError(f"{path}, line {rows.line_num}: {empty} is empty.")
             where.setdefault(row["para_id"], rows.line_num - 1)
-            asked.setdefault(row["para_id"], []).append((row["question"].strip(), row["answer"].strip()))
+            asked.setdefault(row["para_id"], []).append((row["question"].strip(), [row["answer"].strip()]))
     except csv.Error as error:
         raise InvalidInputError(f"{path}, line {rows.reader.line_num}: not valid CSV ({error}).") from None
     return _by_document(path, asked, where, documents, "para_id", part)
@@ -217,7 +237,7 @@ def archivalqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.
 
 def _by_document(
     path: Path,
-    asked: dict[str, list[Question]],
+    asked: dict[str, list[tuple[str, list[str]]]],
     where: dict[str, int],
     documents: Path,
     key: str,
@@ -238,7 +258,7 @@ def _by_document(
 
     def read(index: int) -> Group:
         name = names[index]
-        return Group((lines.object(places[name])["text"],), tuple(asked[name]))
+        return Group.of([lines.object(places[name])["text"]], asked[name])
 
     def corpus() -> Sequence[str]:
         return [lines.object(number)["text"] for number in places.values()]

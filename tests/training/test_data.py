@@ -111,6 +111,7 @@ def test_streamingqa(tmp_path, documents):
     assert len(groups) == 3
     assert groups[0].documents == (DOCUMENTS[0]["text"],)
     assert groups[0].questions == (("When did the bridge of Ulm open?", "1900"),) * 2
+    assert groups[0].answers == (("1900", "the year"),) * 2
     assert groups[2].questions == (("When did the bridge of Lyon open?", "1920"),)
     keyed = write_lines(tmp_path / "k.jsonl", [{"evidence_id": d["id"], "text": d["text"]} for d in DOCUMENTS])
     assert readers.streamingqa(tmp_path / "s.jsonl", keyed)[2] == groups[2]

@@ -1,0 +1,187 @@
+"""An evaluation as one YAML file, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cmt_memory.evaluation.arms import ARMS
+from cmt_memory.model.config import MAX_RATIO
+from cmt_memory.settings import Strict, read_settings
+from cmt_memory.training.config import DataFile
+
+
+class SquadQuestions(DataFile):
+    """Questions in SQuAD's format: JSON, or JSON compressed with gzip or xz."""
+
+    kind: Literal["squad"]
+
+
+class JsonlQuestions(DataFile):
+    """A line a question: `{"documents": […], "question": "…", "answers": ["…"]}`."""
+
+    kind: Literal["jsonl"]
+
+
+class StreamingQAQuestions(DataFile):
+    """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
+
+    kind: Literal["streamingqa"]
+    documents: str
+
+
+class ArchivalQAQuestions(DataFile):
+    """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
+
+    kind: Literal["archivalqa"]
+    documents: str
+
+
+class FactsQuestions(Strict):
+    """Synthetic documents of one world, in which no two facts have the same name and value.
+
+    Attributes:
+        count: how many documents.
+        facts: fewest and most facts of a document.
+        split: names and values to draw from; `eval` is what nothing was trained on.
+        phrasings: how statements and questions are worded; `heldout` is what nothing was trained on.
+    """
+
+    kind: Literal["facts"]
+    count: int = Field(default=2000, ge=1)
+    facts: tuple[int, int] = (8, 8)
+    split: Literal["train", "eval"] = "eval"
+    phrasings: Literal["train", "composed", "heldout"] = "heldout"
+
+    @model_validator(mode="after")
+    def _facts_are_a_range(self) -> FactsQuestions:
+        if not 1 <= self.facts[0] <= self.facts[1]:
+            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
+        return self
+
+
+Questions = Annotated[
+    SquadQuestions | JsonlQuestions | StreamingQAQuestions | ArchivalQAQuestions | FactsQuestions,
+    Field(discriminator="kind"),
+]
+
+
+class EvaluatedModel(Strict):
+    """A model, at one or several ratios.
+
+    Attributes:
+        model: a folder that `cmt-memory train` wrote, any LM's hub id or folder (nothing is trained then), or
+            `cmt-tiny`.
+        ratios: document tokens per slot; the model's own unless given.
+        latent: numbers per slot, or `full`; only where nothing was trained.
+        compressor: `pooled` or `kept`; only where nothing was trained.
+        name: what tables call it; the model's name unless given.
+    """
+
+    model: str
+    ratios: tuple[Annotated[int, Field(ge=1, le=MAX_RATIO)], ...] | None = Field(default=None, min_length=1)
+    latent: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
+    compressor: Literal["pooled", "kept"] | None = None
+    name: str | None = Field(default=None, min_length=1)
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        settings = [str(value) for value in (self.compressor, self.latent and f"latent {self.latent}") if value]
+        return self.name or ", ".join([Path(self.model).name, *settings])
+
+
+class EvalConfig(Strict):
+    """A run of `cmt-memory eval`.
+
+    Attributes:
+        output: the results folder; a run that was stopped goes on from here.
+        models: what is evaluated, all on the same questions.
+        data: where documents and questions come from.
+        documents: how many documents are searched, the first ones of the data; all unless given.
+        questions: how many questions are asked, drawn from those about these documents; null for all.
+        k: passages that are retrieved for a question.
+        arms: what is compared; `text`, `none` and `memory` are needed for shares.
+        encoder: sentence encoder for the search; `auto`, or `none` for words alone.
+        passage_tokens: longest passage, in the LM's tokens.
+        passage_overlap: tokens that neighbouring passages share.
+        slot_dtype: how slots are kept, `int8`, `float16` or `native`.
+        question_format: the words around a question, such as `"{question} Answer in a few words."`.
+        template: whether the LM's prompt format is used; false lets it continue the words.
+        max_new_tokens: length of the answers.
+        batch: questions that are answered together.
+        seed: of the choice of questions, of what is shuffled, and of the intervals.
+        resamples: of the bootstrap.
+        device: `auto`, or one such as `cpu` or `cuda:0`.
+        dtype: of the LM, such as `bfloat16`; its own (float32 on a CPU) unless given.
+    """
+
+    output: str
+    models: tuple[EvaluatedModel, ...] = Field(min_length=1)
+    data: Questions
+    documents: int | None = Field(default=None, ge=1)
+    questions: int | None = Field(default=2000, ge=1)
+    k: int = Field(default=4, ge=1)
+    arms: tuple[str, ...] = Field(default=tuple(ARMS), min_length=1)
+    encoder: str = "auto"
+    passage_tokens: int = Field(default=512, ge=8)
+    passage_overlap: int = Field(default=64, ge=0)
+    slot_dtype: Literal["int8", "float16", "native"] = "int8"
+    question_format: str = "{question}"
+    template: bool = True
+    max_new_tokens: int = Field(default=32, ge=1)
+    batch: int = Field(default=16, ge=1)
+    seed: int = Field(default=0, ge=0)
+    resamples: int = Field(default=2000, ge=100)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    @field_validator("question_format")
+    @classmethod
+    def _holds_the_question(cls, value: str) -> str:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+        except ValueError:
+            names = []
+        if names != ["question"]:
+            raise ValueError("must hold {question} once, and no other braces")
+        return value
+
+    @field_validator("arms")
+    @classmethod
+    def _are_arms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in ARMS]
+        if unknown:
+            raise ValueError(f"there is no arm {unknown[0]!r}; allowed: {', '.join(ARMS)}")
+        for needing in ("truncated", "extract", "extract_bytes"):
+            if needing in value and "memory" not in value:
+                raise ValueError(f"{needing!r} is measured against 'memory', which is left out")
+        return tuple(name for name in ARMS if name in value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EvalConfig:
+        labels = [entry.label for entry in self.models]
+        double = [label for label in labels if labels.count(label) > 1]
+        if double:
+            raise ValueError(f"models: two are called {double[0]!r}; give one of them another `name`")
+        if self.passage_overlap >= self.passage_tokens:
+            raise ValueError(f"passage_overlap must be below passage_tokens, not {self.passage_overlap}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The results folder."""
+        return Path(self.output)
+
+    def what_records_depend_on(self) -> dict[str, Any]:
+        """Every setting that a record of an answer depends on, beside its model and ratio."""
+        free = {"output", "models", "batch", "resamples", "device"}
+        return self.model_dump(mode="json", exclude=free)
+
+
+def read_config(path: Path) -> EvalConfig:
+    """Read and check a YAML file; see `cmt_memory.settings.read_settings`."""
+    return read_settings(path, EvalConfig)

@@ -1,0 +1,357 @@
+"""A results folder for people: the same tables and plots as Markdown and as one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmt_memory.errors import CMTError
+from cmt_memory.evaluation.arms import RATIO_ARMS
+from cmt_memory.evaluation.metrics import SCORES
+
+FEWEST_QUESTIONS = 2000
+"""Figures on fewer questions are marked as preliminary."""
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto; }
+th, td { border: 1px solid #ccc; padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+code { background: #f2f2f2; padding: 0 0.2rem; }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of level 1 or 2."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Paragraphs, or with `bullets` a list."""
+
+    texts: tuple[str, ...]
+    bullets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A header and rows of as many cells."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A PNG file in the folder, and what it shows."""
+
+    name: str
+    shows: str
+
+
+Block = Heading | Items | Table | Plot
+
+
+def write_report(results: dict[str, Any], folder: Path) -> Path:
+    """Write `report.md`, `report.html` and the plots of what `results.json` holds.
+
+    Args:
+        results: what `run_evaluation` returned.
+        folder: the results folder.
+
+    Returns:
+        The HTML file, which holds its plots and needs no network.
+
+    Raises:
+        CMTError: matplotlib is not installed.
+    """
+    plots = []
+    for plot, draw in (
+        (Plot("share_kept.png", "Share of the text's token F1 that is kept, against the ratio"), _draw_shares),
+        (Plot("bytes_f1.png", "Bytes before a question against token F1"), _draw_bytes),
+    ):
+        if draw(results["results"], folder / plot.name):
+            plots.append(plot)
+    blocks = _blocks(results, plots)
+    (folder / "report.md").write_text("\n\n".join(map(_markdown, blocks)) + "\n", "utf-8")
+    body = "\n".join(_html(block, folder) for block in blocks)
+    page = folder / "report.html"
+    page.write_text(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Evaluation of memories</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n",
+        "utf-8",
+    )
+    return page
+
+
+# -- what it says --------------------------------------------------------------------------------------------------
+
+
+def _blocks(results: dict[str, Any], plots: Sequence[Plot]) -> list[Block]:
+    blocks: list[Block] = [Heading(1, "How much of the text's answers memories keep"), _setting(results)]
+    blocks += [_overview(results), *plots]
+    for result in results["results"]:
+        blocks += [Heading(2, f"{result['model']} at ratio {result['ratio']}"), _arm_table(result)]
+        missing = [f"{arm}: not measured; {why}" for arm, why in result["unavailable"].items()]
+        missing += [
+            f"{arm}: the budget held the whole text of {values['whole']:.0%} of the questions"
+            for arm, values in result["arms"].items()
+            if values.get("whole")
+        ]
+        missing += [
+            f"{arm}: on average {values['left_out']:.2f} passages a question did not fit into the LM's positions"
+            for arm, values in result["arms"].items()
+            if values["left_out"]
+        ]
+        if missing:
+            blocks.append(Items(tuple(missing), bullets=True))
+    blocks += [Heading(2, "Retrieval"), _retrieval(results), Heading(2, "Arms and figures"), _meanings(results)]
+    return blocks
+
+
+def _setting(results: dict[str, Any]) -> Items:
+    data, settings = results["data"], results["settings"]
+    source = settings["data"]
+    named = Path(source["path"]).name if "path" in source else "generated"
+    lines = [
+        f"{data['questions']:,} questions (of {data['questions_available']:,}) about {data['documents']:,} documents: "
+        f"{source['kind']}, {named}. {settings['k']} passages retrieved for each; encoder {settings['encoder']}.",
+        f"Greedy decoding of {settings['max_new_tokens']} tokens at most, the same in every arm; "
+        f"slots kept as {settings['slot_dtype']}.",
+        "Brackets are 95 % intervals of a paired bootstrap over the questions, drawn together where they are about "
+        f"the same documents ({data['drawn_together']:,} draws, {settings['resamples']:,} resamples).",
+        f"Seed {results['seed']}; cmt-memory {results['version']}; "
+        + ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+        + ".",
+    ]
+    if results["command"]:
+        lines.append(f"Command: {results['command']}")
+    if data["questions"] < FEWEST_QUESTIONS:
+        lines.append(f"Preliminary: fewer than {FEWEST_QUESTIONS:,} questions.")
+    return Items(tuple(lines), bullets=True)
+
+
+def _overview(results: dict[str, Any]) -> Table:
+    rows = []
+    for result in results["results"]:
+        arms, shares = result["arms"], result["share_kept"].get("memory", {})
+        f1 = [_figure(arms[arm]["f1"]) if arm in arms else "–" for arm in ("none", "memory", "text")]
+        kept = [_percent(shares.get(name, {}).get(how)) for name in ("f1", "em") for how in ("raw", "normalised")]
+        cost = result["bytes_per_passage"]
+        rows.append(
+            (
+                result["model"],
+                str(result["ratio"]),
+                *f1,
+                *kept,
+                _number(arms["memory"]["positions"]) if "memory" in arms else "–",
+                _number(arms["text"]["positions"]) if "text" in arms else "–",
+                _number(cost.get("memory")),
+                _number(cost.get("text")),
+            )
+        )
+    header = ("model", "ratio", "F1 none", "F1 memory", "F1 text", "F1 kept", "F1 kept, normalised", "EM kept")
+    costs = ("EM kept, normalised", "positions, memory", "positions, text", "bytes a passage, memory", "as text")
+    return Table((*header, *costs), tuple(rows))
+
+
+def _arm_table(result: dict[str, Any]) -> Table:
+    rows = []
+    for arm, values in result["arms"].items():
+        share = result["share_kept"].get(arm, {}).get("f1", {})
+        lead = result["memory_minus"].get(arm, {}).get("f1")
+        rows.append(
+            (
+                arm,
+                *(_figure(values[name]) for name in SCORES),
+                _percent(share.get("raw")),
+                _percent(share.get("normalised")),
+                "–" if lead is None else _figure(lead, signed=True),
+                _number(values["positions"]),
+                _number(values["nbytes"]),
+            )
+        )
+    header = ("arm", *SCORES.values(), "F1 kept", "F1 kept, normalised", "memory minus this, F1", "positions", "bytes")
+    return Table(header, tuple(rows))
+
+
+def _retrieval(results: dict[str, Any]) -> Table:
+    found = results["retrieval"]
+    cuts = list(next(iter(found.values())))
+    rows = [(results["lms"][lm]["lm"], *(_figure(values[cut]) for cut in cuts)) for lm, values in found.items()]
+    return Table(("passages in the tokens of", *cuts), tuple(rows))
+
+
+def _meanings(results: dict[str, Any]) -> Items:
+    return Items(
+        (
+            *(f"{arm}: {meaning}" for arm, meaning in results["arms"].items()),
+            "kept: the arm's score over that of text (for oracle_memory, of oracle_text); normalised: both less the "
+            "score of none",
+            "exact match and token F1: SQuAD's, the best over all gold answers; prefix EM: the prediction cut to the "
+            "length of the shortest gold answer, as in the tables of MAC and CMT; it can exceed F1",
+            "positions and bytes: before a question, on average; bytes of memories are those on disk",
+            "time to first token is not measured here: cmt-memory bench latency",
+        ),
+        bullets=True,
+    )
+
+
+def _figure(found: dict[str, float | None], *, signed: bool = False) -> str:
+    shown = f"{found['value']:{'+' if signed else ''}.3f}"
+    return shown if found["low"] is None else f"{shown} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _percent(found: dict[str, float | None] | None) -> str:
+    if found is None or found["value"] is None:
+        return "–"
+    shown = f"{found['value']:.1%}"
+    if found["low"] is None or found["high"] is None:
+        return shown
+    return f"{shown} [{found['low']:.1%}, {found['high']:.1%}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+# -- as Markdown and HTML ------------------------------------------------------------------------------------------
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {text}"
+        case Items(texts, bullets):
+            return "\n".join(f"- {text}" for text in texts) if bullets else "\n\n".join(texts)
+        case Plot(name, shows):
+            return f"![{shows}]({name})"
+        case Table(header, rows):
+            lines = [header, ("---",) * len(header), *rows]
+            return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _html(block: Block, folder: Path) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{html.escape(text)}</h{level}>"
+        case Items(texts, bullets):
+            inside = "\n".join(f"<{'li' if bullets else 'p'}>{html.escape(text)}" for text in texts)
+            return f"<ul>\n{inside}\n</ul>" if bullets else inside
+        case Plot(name, shows):
+            data = base64.b64encode((folder / name).read_bytes()).decode()
+            return f'<p><img alt="{html.escape(shows)}" src="data:image/png;base64,{data}">'
+        case Table(header, rows):
+            head = "".join(f"<th>{html.escape(cell)}" for cell in header)
+            body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in rows)
+            return f"<table>\n<thead><tr>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+# -- plots ---------------------------------------------------------------------------------------------------------
+
+
+def _figure_and_axes() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CMTError("The plots of an evaluation need matplotlib: pip install 'cmt-memory[train]'.") from error
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _draw_shares(results: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Share of the text's F1 against the ratio, a line for each model and arm; False where there is no share."""
+    figure, axes = _figure_and_axes()
+    models = list(dict.fromkeys(result["model"] for result in results))
+    drawn = False
+    for number, model in enumerate(models):
+        mine = sorted((r for r in results if r["model"] == model), key=lambda r: r["ratio"])
+        for style, arm in zip(("-o", "--s", ":^", "-.v", ":x"), _COMPARED, strict=True):
+            points = [
+                (r["ratio"], share)
+                for r in mine
+                if (share := r["share_kept"].get(arm, {}).get("f1", {}).get("raw")) is not None
+            ]
+            if points:
+                drawn = True
+                axes.errorbar(
+                    [ratio for ratio, _ in points],
+                    [100 * share["value"] for _, share in points],
+                    yerr=_errors([share for _, share in points], 100),
+                    fmt=style,
+                    color=f"C{number}",
+                    alpha=1 if arm == "memory" else 0.6,
+                    capsize=2,
+                    label=f"{model}: {arm}" if len(models) > 1 else arm,
+                )
+    if drawn:
+        ratios = sorted({result["ratio"] for result in results})
+        axes.axhline(100, color="gray", linewidth=1)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ratios, [str(ratio) for ratio in ratios])
+        axes.minorticks_off()
+        axes.set(xlabel="document tokens per slot", ylabel="% of the text's token F1")
+        axes.legend(fontsize="small")
+        figure.savefig(path, dpi=130)
+    return drawn
+
+
+_COMPARED = ("memory", "truncated", "extract", "extract_bytes", "shuffled")
+
+
+def _draw_bytes(results: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Token F1 against the bytes before a question; False where no arm has bytes."""
+    figure, axes = _figure_and_axes()
+    drawn = False
+    seen: set[tuple[str, str]] = set()
+    for result in results:
+        for arm in ("text", "memory@1", *RATIO_ARMS):
+            values = result["arms"].get(arm)
+            if values is None or not values["nbytes"] or arm in ("shuffled", "oracle_memory"):
+                continue
+            alone = arm not in RATIO_ARMS
+            key = (result["lm"] if alone else result["model"], arm)
+            if alone and key in seen:
+                continue
+            drawn = True
+            axes.errorbar(
+                values["nbytes"],
+                values["f1"]["value"],
+                yerr=_errors([values["f1"]], 1),
+                fmt=_MARKERS[arm],
+                color=f"C{list(_MARKERS).index(arm)}",
+                capsize=2,
+                label=None if arm in {name for _, name in seen} else arm,
+            )
+            name = "" if alone else f" {result['ratio']}×"
+            axes.annotate(name, (values["nbytes"], values["f1"]["value"]), fontsize="x-small")
+            seen.add(key)
+    if drawn:
+        axes.set_xscale("log")
+        axes.set(xlabel="bytes before a question (memories: on disk)", ylabel="token F1")
+        axes.legend(fontsize="small")
+        figure.savefig(path, dpi=130)
+    return drawn
+
+
+_MARKERS = {"memory": "o", "text": "D", "memory@1": "P", "truncated": "s", "extract": "^", "extract_bytes": "v"}
+
+
+def _errors(found: Sequence[dict[str, Any]], scale: float) -> list[list[float]]:
+    """Lengths of the bars below and above; none where there is no interval."""
+    low = [scale * (f["value"] - (f["value"] if f["low"] is None else f["low"])) for f in found]
+    high = [scale * ((f["value"] if f["high"] is None else f["high"]) - f["value"]) for f in found]
+    return [[max(0.0, length) for length in low], [max(0.0, length) for length in high]]

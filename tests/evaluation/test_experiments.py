@@ -1,0 +1,188 @@
+"""Whole evaluations: data, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cmt_memory.errors import CMTError, InvalidInputError
+from cmt_memory.evaluation import experiments
+from cmt_memory.evaluation.config import EvalConfig
+from cmt_memory.evaluation.data import read_data
+from cmt_memory.evaluation.experiments import run_evaluation
+from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, Records
+from cmt_memory.settings import check_settings
+from tests.evaluation.helpers import TOWNS, squad_file, town
+from tests.tiny import tiny_lm, tokenizer
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    tiny_lm("llama").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def config(output, lm, squad, **changes):
+    values = {
+        "output": str(output),
+        "models": [{"model": str(lm), "ratios": [1, 4], "latent": 24, "name": "tiny"}],
+        "data": {"kind": "squad", "path": str(squad)},
+        "questions": 8,
+        "k": 1,
+        "encoder": "none",
+        "max_new_tokens": 3,
+        "batch": 3,
+        "resamples": 100,
+        "device": "cpu",
+    }
+    return check_settings(values | changes, "test", EvalConfig)
+
+
+def lines(folder, name=ANSWERS):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+class StoppedError(Exception):
+    """Ends a run in the middle."""
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(lm, tmp_path, monkeypatch):
+    data = squad_file(tmp_path / "squad.json")
+    whole = run_evaluation(config(tmp_path / "whole", lm, data))
+    record, calls = experiments._record, []
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == 14:  # in the second batch of the second condition
+            raise StoppedError
+        return record(*args)
+
+    monkeypatch.setattr(experiments, "_record", stopping)
+    with pytest.raises(StoppedError):
+        run_evaluation(config(tmp_path / "parts", lm, data))
+    monkeypatch.setattr(experiments, "_record", record)
+    before = lines(tmp_path / "parts")
+    assert len(before) == 11  # the batch that was under way is not among them
+    with (tmp_path / "parts" / ANSWERS).open("a") as file:
+        file.write('{"condition": "tor')  # what a kill leaves of a line
+    parts = run_evaluation(config(tmp_path / "parts", lm, data))
+    after = lines(tmp_path / "parts")
+    assert after[:11] == before
+
+    def sorted_lines(folder, name):
+        return sorted(lines(folder, name), key=lambda r: (r.get("condition", ""), r["question"]))
+
+    for name in (ANSWERS, RETRIEVAL):
+        assert sorted_lines(tmp_path / "parts", name) == sorted_lines(tmp_path / "whole", name)
+    assert parts["results"] == whole["results"]
+    assert parts["retrieval"] == whole["retrieval"]
+    assert len(after) == 24  # the LM's own arms and two ratios
+    _check_results(whole, after)
+    _check_figures(lambda: run_evaluation(config(tmp_path / "whole", lm, data)), tmp_path / "whole" / ANSWERS)
+    with pytest.raises(InvalidInputError, match=r"another k, slot_dtype: choose another"):
+        run_evaluation(config(tmp_path / "whole", lm, data, k=2, slot_dtype="float16"))
+    other = [{"model": str(lm), "ratios": [4], "latent": 16, "name": "tiny"}]
+    with pytest.raises(InvalidInputError, match="another model gave under this name"):
+        run_evaluation(config(tmp_path / "whole", lm, data, models=other))
+
+
+def _check_results(results, records):
+    """Figures are those of the records."""
+    one, four = results["results"]
+    assert (one["ratio"], four["ratio"]) == (1, 4)
+    assert set(one["unavailable"]) == {"truncated", "extract", "extract_bytes"}
+    assert set(four["arms"]) == set(results["arms"])
+    at_four = [r["replies"] for r in records if r["condition"] == "tiny at ratio 4"]
+    texts = [r["replies"]["text"] for r in records if r["ratio"] is None]
+    assert four["arms"]["text"]["positions"] == pytest.approx(sum(r["positions"] for r in texts) / 8, abs=1e-2)
+    assert all(r["truncated"]["positions"] == r["memory"]["positions"] for r in at_four)
+    assert all(r["extract"]["positions"] <= r["memory"]["positions"] for r in at_four)
+    assert four["arms"]["memory"]["positions"] < one["arms"]["memory"]["positions"]
+    assert results["retrieval"][four["lm"]]["recall@1"]["value"] == 1
+
+
+def _check_figures(run, path):
+    """Figures of answers whose scores are known: text is always right, memory in three of four, none in one."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        for arm, reply in record["replies"].items():
+            place = record["question"] % 4
+            reply["f1"] = float({"text": True, "memory": place < 3, "none": place < 1}.get(arm, False))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    written = path.read_bytes()
+    asked = {record["question"] for record in records}
+    memory, none = (sum(n % 4 < most for n in asked) / len(asked) for most in (3, 1))
+    four = run()["results"][1]
+    assert path.read_bytes() == written  # nothing was answered again
+    assert 0 < none < memory < 1
+    assert four["arms"]["memory"]["f1"]["value"] == pytest.approx(memory, abs=1e-4)
+    assert four["arms"]["none"]["f1"]["value"] == pytest.approx(none, abs=1e-4)
+    kept = four["share_kept"]["memory"]["f1"]
+    assert kept["raw"]["value"] == pytest.approx(memory, abs=1e-4)
+    assert kept["normalised"]["value"] == pytest.approx((memory - none) / (1 - none), abs=1e-4)
+    assert four["memory_minus"]["text"]["f1"]["value"] == pytest.approx(memory - 1, abs=1e-4)
+
+
+def test_squad_has_all_answers_and_documents(tmp_path):
+    data = read_data(config(tmp_path, "x", squad_file(tmp_path / "squad.json"), questions=None))
+    assert list(data.documents.values()) == [town(name) for name in TOWNS]
+    assert data.questions[1].answers == ("Tom Ulmer", "Ulmer")
+    assert [q.gold for q in data.questions[:3]] == [("d0",), ("d0",), ("d1",)]
+    fewer = read_data(config(tmp_path, "x", tmp_path / "squad.json", documents=2, questions=3))
+    assert (len(fewer.documents), len(fewer.questions), fewer.available) == (2, 3, 4)
+    assert {q.gold[0] for q in fewer.questions} == {"d0", "d1"}
+    assert fewer == read_data(config(tmp_path, "x", tmp_path / "squad.json", documents=2, questions=3))
+
+
+def test_jsonl_questions_need_all_their_documents(tmp_path):
+    path = tmp_path / "q.jsonl"
+    asked = [{"documents": ["A.", "B."], "question": "Q?", "answers": ["x", "y"]}]
+    asked += [{"documents": ["B."], "question": "R?", "answers": ["z"]}]
+    path.write_text("\n".join(map(json.dumps, asked)))
+    made = read_data(config(tmp_path, "x", "x", data={"kind": "jsonl", "path": str(path)}))
+    assert [(q.gold, q.answers) for q in made.questions] == [(("d0", "d1"), ("x", "y")), (("d1",), ("z",))]
+    with pytest.raises(InvalidInputError, match="raise `documents`"):
+        read_data(config(tmp_path, "x", "x", data={"kind": "jsonl", "path": str(path)}, documents=1))
+
+
+def test_facts_are_held_out_and_the_same_each_time(tmp_path):
+    made = read_data(config(tmp_path, "x", "x", data={"kind": "facts", "count": 5, "facts": [3, 3]}, questions=None))
+    again = read_data(config(tmp_path, "x", "x", data={"kind": "facts", "count": 5, "facts": [3, 3]}, questions=None))
+    assert made.digest == again.digest
+    assert len(made.documents) == 5
+    assert {q.gold for q in made.questions} == {(f"d{i}",) for i in range(5)}
+    assert all(q.kind for q in made.questions)
+    other = read_data(config(tmp_path, "x", "x", data={"kind": "facts", "count": 5, "facts": [3, 3]}, seed=1))
+    assert other.digest != made.digest
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    data = squad_file(tmp_path / "squad.json")
+    with pytest.raises(CMTError, match="cannot be loaded"):
+        run_evaluation(config(tmp_path / "out", tmp_path / "nothing", data))
+
+
+def test_damaged_records_are_told(tmp_path):
+    records = Records(tmp_path / "r", {"k": 1})
+    records.append("a.jsonl", [{"x": "é"}])
+    assert records.read("a.jsonl") == [{"x": "é"}]
+    (tmp_path / "r/a.jsonl").write_text("nonsense\n")
+    with pytest.raises(CMTError, match="delete"):
+        records.read("a.jsonl")
+    (tmp_path / "r/run.json").write_text("{")
+    with pytest.raises(CMTError, match="cannot be read"):
+        Records(tmp_path / "r", {"k": 1})
+
+
+def test_evaluating_does_not_load_the_trainer():
+    code = (
+        "import sys, cmt_memory.evaluation.experiments, cmt_memory.evaluation.report as r;"
+        "bad = [m for m in sys.modules if m in ('transformers.trainer', 'cmt_memory.training.trainer')];"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
