@@ -2,114 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cmt_memory.errors import InvalidInputError
-from cmt_memory.model.config import MAX_RATIO, AdapterConfig
+from cmt_memory.model.config import (
+    MAX_RATIO,
+    AdapterConfig,
+    CrossAttentionConfig,
+    EncoderConfig,
+    PrefixConfig,
+)
+from cmt_memory.model.loading import lm_name
+from cmt_memory.training.data import Share, Source, Strict
 
 Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class _File(_Strict):
-    """A file of data.
-
-    Attributes:
-        path: the file; `$NAME` in it is replaced from the environment.
-        part: which share of its documents, in the file's order, such as `[0, 0.9]`.
-        weight: how often this source is drawn from, beside the others.
-    """
-
-    path: str
-    part: tuple[Share, Share] = (0.0, 1.0)
-    weight: float = Field(default=1.0, gt=0)
-
-    @field_validator("path", "documents", check_fields=False)
-    @classmethod
-    def _expanded(cls, value: str) -> str:
-        found = os.path.expandvars(os.path.expanduser(value))
-        if "$" in found:
-            raise ValueError(f"{value} names an environment variable that is not set")
-        return found
-
-    @model_validator(mode="after")
-    def _part_is_a_range(self) -> _File:
-        if self.part[0] >= self.part[1]:
-            raise ValueError(f"part must be two rising numbers from 0 to 1, not {list(self.part)}")
-        return self
-
-
-class SquadData(_File):
-    """Questions in SQuAD's format: JSON, or JSON compressed with gzip or xz."""
-
-    kind: Literal["squad"]
-
-
-class JsonlData(_File):
-    """A line a question: `{"documents": […], "question": "…", "answers": ["…"]}`."""
-
-    kind: Literal["jsonl"]
-
-
-class StreamingQAData(_File):
-    """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
-
-    kind: Literal["streamingqa"]
-    documents: str
-
-
-class ArchivalQAData(_File):
-    """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
-
-    kind: Literal["archivalqa"]
-    documents: str
-
-
-class TextData(_File):
-    """Plain text for pretraining, documents separated by a form feed on a line of its own, or by nothing."""
-
-    kind: Literal["text"]
-
-
-class FactsData(_Strict):
-    """Synthetic fact documents, without end (`cmt_memory.training.facts`).
-
-    Attributes:
-        facts: fewest and most facts of a document.
-        split: names and values to draw from.
-        phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
-        unknown: share of episodes with a question that the documents do not answer.
-        weight: how often this source is drawn from, beside the others.
-    """
-
-    kind: Literal["facts"]
-    facts: tuple[int, int] = (4, 9)
-    split: Literal["train", "eval"] = "train"
-    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
-    unknown: Share = 0.1
-    weight: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _facts_are_a_range(self) -> FactsData:
-        if not 1 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
-        return self
-
-
-Source = Annotated[
-    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData, Field(discriminator="kind")
-]
-
-
-class Distillation(_Strict):
+class Distillation(Strict):
     """KL divergence from the same LM reading the text; see `objectives.distillation_loss`."""
 
     weight: Weight = 0.0
@@ -117,21 +29,21 @@ class Distillation(_Strict):
     temperature: float = Field(default=1.0, gt=0)
 
 
-class MemoryAware(_Strict):
+class MemoryAware(Strict):
     """Cross-entropy of the contrast of memory and no memory; see `objectives.memory_aware_logits`."""
 
     weight: Weight = 0.0
     alpha: float = 0.5
 
 
-class SelfMatching(_Strict):
+class SelfMatching(Strict):
     """Questions near their documents, documents apart; see `objectives.self_matching_loss`."""
 
     weight: Weight = 0.0
     balance: float = Field(default=0.1, ge=0, alias="lambda")
 
 
-class Objectives(_Strict):
+class Objectives(Strict):
     """Weights of what is minimised; 0 switches an objective off and costs nothing.
 
     Attributes:
@@ -151,7 +63,7 @@ class Objectives(_Strict):
     continuation: Weight = 1.0
 
 
-class Episodes(_Strict):
+class Episodes(Strict):
     """How documents and questions are put together.
 
     Attributes:
@@ -163,7 +75,7 @@ class Episodes(_Strict):
         reconstruction: share of pretraining that repeats the document; the rest continues it.
     """
 
-    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = {1: 1.0}
+    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = Field(default={1: 1.0})
     questions: int = Field(default=2, ge=1)
     hard_negatives: int = Field(default=16, ge=1)
     document_tokens: int = Field(default=512, ge=8)
@@ -178,12 +90,13 @@ class Episodes(_Strict):
         return value
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """A part of the run, with an optimiser and a schedule of its own.
 
     Attributes:
         task: `pretrain` (reconstruction and continuation of text) or `answers`.
-        trains: `maps` (the ways to the latent and back) or `all` (the adapters too).
+        trains: `maps` (the ways to the latent and back, or all of the paper's parts but the text encoder) or `all`
+            (the adapters, or the text encoder, too).
         steps: optimiser steps.
         epochs: times over the data, instead of `steps`.
         batch: episodes read together.
@@ -216,7 +129,7 @@ class Stage(_Strict):
         return self
 
 
-class Gates(_Strict):
+class Gates(Strict):
     """What is measured on held-out questions while training, and what ends a hopeless run.
 
     A threshold of None is measured and never stops.
@@ -248,7 +161,7 @@ class Gates(_Strict):
     mean_cosine: float | None = 0.98
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """A run of `cmt-memory train`.
 
     Attributes:
@@ -256,10 +169,15 @@ class TrainConfig(_Strict):
         llm: the frozen LM: hub id, folder, or `cmt-tiny`.
         start: a trained CMT model to go on from, instead of the PCA.
         seed: of everything random.
-        ratios: document tokens per slot; one is drawn for each batch.
+        ratios: document tokens per slot, for `adapted`; one is drawn for each batch.
         ratio: the one that the checkpoint is used at unless told otherwise; the second of `ratios` unless given.
         latent: numbers per slot.
-        adapter: the LoRA adapters.
+        compressor: `adapted` (the LM reads, with adapters) or `encoder` (the paper's: a text encoder reads).
+        adapter: the LoRA adapters, for `adapted`.
+        encoder: the text encoder and the tokens that look at it, for `encoder`.
+        aggregator: `concat` (all slots of all documents) or, for `encoder`, `cross_attention` (the paper's).
+        cross_attention: settings of `cross_attention`.
+        prefix: positions that the slots become, for `encoder`.
         train: data to learn from.
         held_out: data for the gates.
         fit: texts that the PCA is fitted on.
@@ -282,7 +200,12 @@ class TrainConfig(_Strict):
     ratios: tuple[Annotated[int, Field(ge=1, le=MAX_RATIO)], ...] = Field(default=(2, 4, 8, 16), min_length=1)
     ratio: int | None = Field(default=None, ge=1, le=MAX_RATIO)
     latent: int = Field(default=256, ge=1)
+    compressor: Literal["adapted", "encoder"] = "adapted"
     adapter: AdapterConfig = AdapterConfig()
+    encoder: EncoderConfig | None = None
+    aggregator: Literal["concat", "cross_attention"] = "concat"
+    cross_attention: CrossAttentionConfig | None = None
+    prefix: PrefixConfig | None = None
     train: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[Source, ...] = ()
     fit: int = Field(default=200, ge=1)
@@ -309,10 +232,48 @@ class TrainConfig(_Strict):
             raise ValueError("held_out takes sources with questions, not `text`")
         return self
 
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> TrainConfig:
+        encoder, across = self.compressor == "encoder", self.aggregator == "cross_attention"
+        for key, value, needed, there in (
+            ("encoder", self.encoder, "compressor: encoder", encoder),
+            ("prefix", self.prefix, "compressor: encoder", encoder),
+            ("aggregator", across or None, "compressor: encoder", encoder),
+            ("cross_attention", self.cross_attention, "aggregator: cross_attention", across),
+        ):
+            if value is not None and not there:
+                raise ValueError(f"`{key}` needs `{needed}`")
+        default = TrainConfig.model_fields["ratios"].default
+        if encoder and (self.ratio is not None or self.ratios != default):
+            raise ValueError("compressor `encoder` has `encoder.slots`, not `ratios` and `ratio`; leave them out")
+        if encoder and self.adapter != AdapterConfig():
+            raise ValueError("`adapter` needs `compressor: adapted`")
+        return self
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Which parts are trained, as the settings of a CMT model say it."""
+        if self.compressor == "adapted":
+            return {"compressor": "adapted", "adapter": self.adapter}
+        encoder = self.encoder or EncoderConfig()
+        across = self.aggregator == "cross_attention"
+        return {
+            "compressor": "encoder",
+            "encoder": encoder.model_copy(update={"model": lm_name(encoder.model)}),
+            "aggregator": self.aggregator,
+            "cross_attention": (self.cross_attention or CrossAttentionConfig()) if across else None,
+            "prefix": self.prefix or PrefixConfig(),
+        }
+
+    @property
+    def used_ratios(self) -> tuple[int, ...]:
+        """The ratios that batches are drawn at; 1 alone where the number of slots does not depend on the document."""
+        return self.ratios if self.compressor == "adapted" else (1,)
+
     @property
     def default_ratio(self) -> int:
         """The ratio that the checkpoint is used at unless told otherwise."""
-        return self.ratio or self.ratios[min(1, len(self.ratios) - 1)]
+        return self.ratio or self.used_ratios[min(1, len(self.used_ratios) - 1)]
 
     @property
     def folder(self) -> Path:
