@@ -93,6 +93,7 @@ def test_pretraining_leaves_the_aggregator_alone(encoders):
     assert reached == {"compressor", "aligner", "marks"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across", [True, False])
 def test_a_batch_is_learned_and_wrong_memories_are_worse(encoders, across):
     model = paper_model(tiny_model(), encoders["t5"], across=across)
