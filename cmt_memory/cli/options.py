@@ -208,7 +208,7 @@ def model_for_recompress(
     """
     quiet()
     stored = _stored_settings(path)
-    if model is None and stored.get("compressor") == "adapted":
+    if model is None and (stored.get("adapter") or stored.get("encoder")):
         if latent is not None:
             raise InvalidInputError("The trained compressor of these memories has its own latent; leave --latent out.")
         return _trained_model(path, stored, ratio)
@@ -232,6 +232,8 @@ def _trained_model(path: Path, stored: dict[str, Any], ratio: int | None) -> CMT
         tensors = tensors_from_bytes(bank.asset("model") or b"")
     finally:
         bank.close()
+    if ratio is not None and stored.get("encoder") is not None:
+        raise InvalidInputError("The compressor of these memories has its own number of slots; leave --ratio out.")
     config = CMTConfig.model_validate(stored | {"ratio": ratio or stored["ratio"], "fingerprint": {}})
     return load(stored["lm"] or DEFAULT_MODEL, None, None).with_state(config, tensors)
 

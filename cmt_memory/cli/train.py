@@ -11,7 +11,7 @@ from cmt_memory.cli.options import debug_option, json_option, quiet
 from cmt_memory.cli.output import print_json
 from cmt_memory.errors import InvalidInputError
 
-RECIPES = ("facts-cpu", "squad")
+RECIPES = ("facts-cpu", "squad", "paper", "mac")
 
 
 @click.command(short_help="Train a compressor, so that high ratios keep what documents say.")

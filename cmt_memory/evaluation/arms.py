@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmt_memory.bank.codec import SlotDtype, decode_memory, encode_memory
 from cmt_memory.documents import MemoryHit
@@ -265,7 +265,7 @@ class Arms:
         rows = []
         for case, (ids, _) in zip(cases, given, strict=True):
             prompt = self.prompt(case)
-            rows.append(Row(Prompt((*prompt.head_ids, *ids), prompt.question_ids, prompt.stop), texts=()))
+            rows.append(Row(replace(prompt, head_ids=(*prompt.head_ids, *ids)), texts=()))
         return [
             Reply(
                 done.text.strip(),

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from cmt_memory.evaluation.arms import ARMS
 from cmt_memory.model.config import MAX_RATIO
 from cmt_memory.settings import Strict, read_settings
-from cmt_memory.training.config import DataFile
+from cmt_memory.training.data import DataFile
 
 
 class SquadQuestions(DataFile):

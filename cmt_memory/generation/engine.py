@@ -259,12 +259,18 @@ class Engine:
 
     def _prefix(self, row: Row, reserve: int) -> tuple[KVPrefix, int]:
         """The row's prefix and how many of its memories are in it: as many as fit, from the most relevant on."""
-        key = (row.keys, row.prompt.head_ids)
+        asked = row.prompt.question if self.model.aggregator.needs_question else ""
+        key = (row.keys, row.prompt.head_ids, asked)
         cached = self.prefixes.get(key) if row.keys else None
         if cached is not None and self._has_room(cached, reserve):
             return cached, len(row.keys)
         memories = self._memories_that_fit(row, reserve)
-        prefix = self.model.prefix([memories], head_ids=row.prompt.head_ids, reserve=reserve)
+        prefix = self.model.prefix(
+            [memories],
+            head_ids=row.prompt.head_ids,
+            reserve=reserve,
+            compress_question=lambda _: self.model.compress([asked])[0],
+        )
         if memories and len(memories) == len(row.keys) and not prefix.packed:
             self.prefixes.put(key, prefix)
         return prefix, len(memories)
@@ -275,7 +281,7 @@ class Engine:
         for start in range(0, len(row.keys), _LOADED_AT_ONCE):
             for memory in row.load(start, start + _LOADED_AT_ONCE):
                 memories.append(memory)
-                taken = len(row.prompt.head_ids) + self.model.aggregator.extent(self.lm, memories) + reserve
+                taken = len(row.prompt.head_ids) + self.model.extent(memories) + reserve
                 if limit is not None and taken > limit:
                     return memories[:-1]
         return memories

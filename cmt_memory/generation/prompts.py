@@ -22,11 +22,13 @@ class Prompt:
         head_ids: what comes first; see `PromptFormat`.
         question_ids: the question and the tail after it, at least one token.
         stop: strings that end the answer.
+        question: the user's last words, for memories that depend on what is asked.
     """
 
     head_ids: tuple[int, ...]
     question_ids: tuple[int, ...]
     stop: tuple[str, ...]
+    question: str
 
     def with_documents(self, lm: FrozenLM, texts: Sequence[str]) -> list[int]:
         """The prompt as plain text would give it: head, documents joined by a blank line, question, tail."""
@@ -41,7 +43,7 @@ def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, 
     before, tail, default_stop = (form.before, form.tail, form.stop) if template else ("", "", ())
     words = before + question.strip() if template else question
     ids = lm.encode_words(words) + encode(lm.tokenizer, tail)
-    return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop))
+    return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop), question.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,16 @@ def chat_prompt(
     sentinel = _SENTINEL
     while any(sentinel in (turn.get("content") or "") for turn in turns):
         sentinel += "x"
+    asked = next(
+        turn["content"].strip()
+        for turn in reversed(turns)
+        if turn["role"] == "user" and (turn.get("content") or "").strip()
+    )
     turns[first]["content"] = sentinel
     head, after = split_at_user(render_chat(lm.tokenizer, turns, chat_template_kwargs, tools), sentinel)
     head_ids = lm.prompt.head_ids if len(turns) == 1 and not tools else tuple(encode(lm.tokenizer, head))
     ids = lm.encode_words(words.strip()) + encode(lm.tokenizer, after)
-    return Prompt(head_ids or lm.prompt.head_ids, tuple(ids), _stops(lm.prompt.stop, stop))
+    return Prompt(head_ids or lm.prompt.head_ids, tuple(ids), _stops(lm.prompt.stop, stop), asked)
 
 
 def _stops(default: Sequence[str], given: Sequence[str] | str | None) -> tuple[str, ...]:

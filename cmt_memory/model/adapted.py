@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,6 @@ from cmt_memory.model.memory import Memory
 
 _MOST_READ = 4
 """How many times the tokens of an untrained fit are read, because pooling leaves fewer rows of them."""
-_COMPRESSOR, _ALIGNER = "compressor.", "aligner."
 
 
 class AdaptedCompressor(ReadingCompressor):
@@ -48,6 +46,7 @@ class AdaptedCompressor(ReadingCompressor):
     """
 
     name = "adapted"
+    trained = True
 
     def __init__(self, lm: FrozenLM, config: CMTConfig, names: Collection[str] | None = None) -> None:
         super().__init__(config.ratio)
@@ -67,6 +66,12 @@ class AdaptedCompressor(ReadingCompressor):
     def identity(self) -> str:
         """Name, and the settings that the adapters' tensors do not show."""
         return f"{self.name}(alpha={self.settings.alpha:g},causal={self.settings.causal})"
+
+    def learns(self, everything: bool) -> Iterator[nn.Parameter]:
+        """See `Compressor.learns`; the adapters are the reader's."""
+        yield from self.down.parameters()
+        if everything:
+            yield from self.adapters.parameters()
 
     def train(self, mode: bool = True) -> AdaptedCompressor:
         """Switch the adapters' dropout; the LM's own stays off."""
@@ -140,23 +145,8 @@ def start_adapted(
     return compressor, LinearAligner(up.to(lm.device))
 
 
-def adapted_state(compressor: nn.Module, aligner: nn.Module) -> dict[str, Tensor]:
-    """What to save of both, by name; copies on the CPU."""
-    named: dict[str, Any] = {}
-    for prefix, part in ((_COMPRESSOR, compressor), (_ALIGNER, aligner)):
-        named |= {prefix + name: tensor for name, tensor in part.state_dict().items()}
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
-
-
-def load_adapted(
-    lm: FrozenLM, config: CMTConfig, tensors: dict[str, Tensor]
-) -> tuple[AdaptedCompressor, LinearAligner]:
-    """The inverse of `adapted_state`."""
-    own = {name.removeprefix(_COMPRESSOR): t for name, t in tensors.items() if name.startswith(_COMPRESSOR)}
-    other = {name.removeprefix(_ALIGNER): t for name, t in tensors.items() if name.startswith(_ALIGNER)}
-    names = [name_of(name.removeprefix("adapters.")) for name in own if name.startswith("adapters.")]
-    compressor = AdaptedCompressor(lm, config, names)
-    aligner = LinearAligner(LatentUp(int(config.latent), lm.layout.width))
-    compressor.load_state_dict(own)
-    aligner.load_state_dict(other)
-    return compressor, aligner
+def load_adapted(lm: FrozenLM, config: CMTConfig, names: Collection[str]) -> tuple[AdaptedCompressor, LinearAligner]:
+    """Both parts as they were saved but for their tensors, whose names in the compressor say which adapters it has."""
+    adapters = [name_of(name.removeprefix("adapters.")) for name in names if name.startswith("adapters.")]
+    compressor = AdaptedCompressor(lm, config, adapters)
+    return compressor, LinearAligner(LatentUp(int(config.latent), lm.layout.width))

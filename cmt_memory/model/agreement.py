@@ -42,6 +42,21 @@ class Agreement:
         return (self.bare_loss - self.loss) / (self.bare_loss - self.full_loss)
 
 
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fitted latent keeps of documents.
+
+    Attributes:
+        variance: share of the variance of all layers' keys and values. It misleads: 86 % kept can halve the answers,
+            97 % can lose none.
+        agreement: how often the LM predicts the same next token with the latent as with the full keys and values,
+            which is what to look at; `tokens` is 0 where no document had 160 tokens to measure on.
+    """
+
+    variance: float
+    agreement: Agreement
+
+
 def next_token_agreement(
     model: CMTModel, texts: Sequence[str], *, context: int = 256, continuation: int = 64
 ) -> Agreement:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -17,14 +18,31 @@ from cmt_memory.model.memory import Memory
 
 
 class Compressor(nn.Module, ABC):
-    """Interface of every compressor; trained ones add parameters, nothing else changes."""
+    """Interface of every compressor; trained ones add parameters, nothing else changes.
+
+    `trained` says whether it has to be trained before it is of use.
+    """
 
     name: ClassVar[str]
+    trained: ClassVar[bool] = False
 
     @property
     def identity(self) -> str:
         """What makes memories beside the compressor's tensors, for the fingerprint."""
         return self.name
+
+    def learns(self, everything: bool) -> Iterator[nn.Parameter]:
+        """The parameters that training changes.
+
+        Args:
+            everything: those of the reader too, not only of the maps from what it reads to slots.
+        """
+        return iter(())
+
+    @contextmanager
+    def at(self, ratio: int) -> Iterator[None]:
+        """Compress at another ratio inside; without effect where every document gets the same number of slots."""
+        yield
 
     @abstractmethod
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
@@ -54,6 +72,15 @@ class ReadingCompressor(Compressor):
         super().__init__()
         self.ratio = ratio
         self.projection = projection
+
+    @contextmanager
+    def at(self, ratio: int) -> Iterator[None]:
+        """See `Compressor.at`."""
+        before, self.ratio = self.ratio, ratio
+        try:
+            yield
+        finally:
+            self.ratio = before
 
     def n_slots(self, n_tokens: int) -> int:
         """How many slots a document gets: ⌈n / ratio⌉."""

@@ -42,6 +42,13 @@ def lm_digest(model: PreTrainedModel, revision: str | None = None) -> str:
     return _sha(config, weights)
 
 
+def encoder_digest(model: PreTrainedModel, *, weights: bool) -> str:
+    """Digest of a text encoder's configuration, and with `weights` of its tensors as they are loaded."""
+    settings = {key: value for key, value in _stable(model.config.to_dict()).items() if key != "architectures"}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return _sha(text, _digest_tensors(model.state_dict()) if weights else "")
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of a tokenizer's vocabulary, rules and chat template; padding and truncation state do not count."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

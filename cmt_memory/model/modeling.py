@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,41 +14,27 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
-from cmt_memory.model.adapted import AdaptedCompressor, adapted_state, load_adapted
-from cmt_memory.model.aggregator import Aggregator, ConcatAggregator
-from cmt_memory.model.agreement import Agreement, next_token_agreement
-from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner
-from cmt_memory.model.compressor import KeptCompressor, PooledCompressor, ReadingCompressor
-from cmt_memory.model.config import MAX_RATIO, CMTConfig
+from cmt_memory.model.aggregator import Aggregator
+from cmt_memory.model.agreement import FitReport, next_token_agreement
+from cmt_memory.model.aligner import Aligner, LinearAligner
+from cmt_memory.model.compressor import Compressor, ReadingCompressor
+from cmt_memory.model.config import CMTConfig
+from cmt_memory.model.encoder import EncoderCompressor
 from cmt_memory.model.fingerprint import module_digest
-from cmt_memory.model.latent import Projection, calibration_texts, collect_rows, fit_latent, take_tokens
+from cmt_memory.model.latent import calibration_texts, collect_rows, fit_latent, take_tokens
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.loading import bundled, lm_name, load_lm, load_tensors, save_lm
 from cmt_memory.model.memory import Memory
+from cmt_memory.model.parts import Parts, check_settings, default_compressor, load_parts
 from cmt_memory.model.prefix import KVPrefix, assemble
 from cmt_memory.model.prompt import PromptFormat
+from cmt_memory.model.text_encoder import TextEncoder
 
 logger = logging.getLogger(__name__)
 
-COMPRESSORS: dict[str, type[ReadingCompressor]] = {c.name: c for c in (PooledCompressor, KeptCompressor)}
 _BATCH_TOKENS = 4096
 _REPORT_TOKENS = 2048
 _REPORT_TEXTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What a fitted latent keeps of documents.
-
-    Attributes:
-        variance: share of the variance of all layers' keys and values. It misleads: 86 % kept can halve the answers,
-            97 % can lose none.
-        agreement: how often the LM predicts the same next token with the latent as with the full keys and values,
-            which is what to look at; `tokens` is 0 where no document had 160 tokens to measure on.
-    """
-
-    variance: float
-    agreement: Agreement
 
 
 class CMTModel:
@@ -69,7 +54,7 @@ class CMTModel:
         self,
         lm: FrozenLM,
         config: CMTConfig,
-        compressor: ReadingCompressor,
+        compressor: Compressor,
         aggregator: Aggregator,
         aligner: Aligner,
     ) -> None:
@@ -127,7 +112,7 @@ class CMTModel:
         given = {"ratio": ratio, "latent": latent, "compressor": compressor}
         explicit = {name for name, value in given.items() if value is not None}
         ratio = 1 if ratio is None else ratio
-        _check_settings(ratio, latent, compressor)
+        check_settings(ratio, latent, compressor)
         llm = getattr(llm, "get_base_model", lambda: llm)()  # of a PEFT model; its layers stay inside
         if not isinstance(llm, PreTrainedModel | str | os.PathLike):
             raise InvalidInputError(f"llm must be a hub id, a folder or a loaded model, not {type(llm).__name__}.")
@@ -173,15 +158,16 @@ class CMTModel:
         return made
 
     @classmethod
-    def _build(cls, lm: FrozenLM, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
+    def _build(
+        cls,
+        lm: FrozenLM,
+        config: CMTConfig,
+        tensors: dict[str, torch.Tensor],
+        encoder: TextEncoder | None = None,
+    ) -> CMTModel:
         """Put the parts together; without tensors the latent is fitted later."""
-        if config.compressor == AdaptedCompressor.name:
-            adapted, aligner = load_adapted(lm, config, tensors)
-            return cls(lm, config, adapted, ConcatAggregator(), aligner)
-        projection = Projection.from_tensors(tensors) if tensors and config.latent != "full" else None
-        compressor = COMPRESSORS[config.compressor](config.ratio, projection)
-        pi: Aligner = FullAligner() if projection is None else LinearAligner(projection)
-        return cls(lm, config, compressor, ConcatAggregator(), pi)
+        parts = load_parts(lm, config, tensors, encoder)
+        return cls(lm, config, parts.compressor, parts.aggregator, parts.aligner)
 
     @classmethod
     def from_pretrained(
@@ -215,8 +201,14 @@ class CMTModel:
         own = bundled(str(directory))
         folder = own or Path(directory)
         config = CMTConfig.load(folder)
+        if config.encoder is not None and config.encoder.model == "./encoder":
+            config.encoder = config.encoder.model_copy(update={"model": str((folder / "encoder").absolute())})
         if ratio is not None:
-            _check_settings(ratio, None, None)
+            check_settings(ratio, None, None)
+            if config.encoder is not None:
+                raise InvalidInputError(
+                    f"{folder} makes {config.encoder.slots} slots of every document, so there is no ratio to choose."
+                )
             if config.compressor == default_compressor(config.ratio):
                 config.compressor = default_compressor(ratio)
             config.ratio = ratio
@@ -252,23 +244,42 @@ class CMTModel:
     def with_state(self, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:
         """The same LM with saved settings (ratio, latent, prompt head) and tensors (`state`)."""
         lm = self.lm.with_prompt(PromptFormat.from_dict(config.prompt)) if config.prompt else self.lm
-        return self._build(lm, config.model_copy(update={"lm": self.config.lm}), tensors)
+        update: dict[str, Any] = {"lm": self.config.lm}
+        encoder = self._encoder
+        if encoder is not None and config.encoder is not None:
+            named = {"model": encoder.settings.model, "revision": encoder.settings.revision}
+            update["encoder"] = config.encoder.model_copy(update=named)
+            if update["encoder"] != encoder.settings:
+                encoder = None  # read in another way
+        return self._build(lm, config.model_copy(update=update), tensors, encoder)
+
+    @property
+    def _encoder(self) -> TextEncoder | None:
+        """The text encoder, where the compressor has one."""
+        return self.compressor.encoder if isinstance(self.compressor, EncoderCompressor) else None
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self.compressor, self.aggregator, self.aligner)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors beside the LM that memories depend on, for `with_state`."""
-        if isinstance(self.compressor, AdaptedCompressor):
-            return adapted_state(self.compressor, self.aligner)
-        projection = self.compressor.projection
-        return {} if projection is None else projection.tensors()
+        return self._parts.state()
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, include_lm: bool = False) -> None:
-        """Write `config.json` and `cmt.safetensors`; the LM is named, and copied only with `include_lm=True`."""
+        """Write `config.json` and `cmt.safetensors`.
+
+        The LM, and the text encoder of a compressor that has one, are named, and copied only with `include_lm=True`.
+        """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.saved_config()
         if include_lm:
             save_lm(self.lm.model, self.lm.tokenizer, folder / "lm")
             config.lm = "./lm"
+            if self._encoder is not None and config.encoder is not None:
+                save_lm(self._encoder.model, self._encoder.tokenizer, folder / "encoder")
+                config.encoder = config.encoder.model_copy(update={"model": "./encoder", "revision": None})
         elif not config.lm:
             raise InvalidInputError(
                 "The LM was passed as an object that was not loaded from a path or hub id, so it cannot be named; "
@@ -284,11 +295,12 @@ class CMTModel:
     def fingerprint(self) -> dict[str, str]:
         """Digests and settings that a memory depends on; two equal fingerprints read each other's memories."""
         if self._parts_digest is None:
-            self._parts_digest = module_digest([self.compressor, self.aggregator, self.aligner])
+            self._parts_digest = module_digest(self._parts.named().values())
+        named = [part.identity for part in (self.compressor, self.aggregator, self.aligner)]
         return {
             "lm": self.lm.digest,
             "tokenizer": self.lm.tokenizer_digest,
-            "compressor": f"{self.compressor.identity}:{self._parts_digest}",
+            "compressor": f"{'+'.join(filter(None, named))}:{self._parts_digest}",
             "ratio": str(self.config.ratio),
             "latent": str(self.config.latent),
             "positions": self.lm.scheme,
@@ -311,8 +323,8 @@ class CMTModel:
 
     def exact(self) -> CMTModel:
         """The same LM with lossless memories: every position's own keys and values."""
-        lossless = {"ratio": 1, "latent": "full", "compressor": "pooled", "adapter": None}
-        return self._build(self.lm, self.config.model_copy(update=lossless), {})
+        kept = {"lm", "lm_revision", "prompt", "chat_template_kwargs"}
+        return self._build(self.lm, CMTConfig(**self.config.model_dump(include=kept)), {})
 
     # -- documents to memories ---------------------------------------------------------------------------------
 
@@ -356,7 +368,7 @@ class CMTModel:
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
-        if isinstance(self.compressor, AdaptedCompressor):
+        if not isinstance(self.compressor, ReadingCompressor) or self.compressor.trained:
             raise InvalidInputError(
                 "This model's latent was trained; train it on your documents instead of fitting it."
             )
@@ -387,6 +399,7 @@ class CMTModel:
     def _fit(self, texts: Sequence[str] | None) -> None:
         passages = list(texts) if texts is not None else calibration_texts()
         projection = fit_latent(self.lm, int(self.config.latent), passages).to(self.lm.device)
+        assert isinstance(self.compressor, ReadingCompressor)
         self.compressor.projection = projection
         self._parts_digest = None
         self.aligner = LinearAligner(projection)
@@ -422,24 +435,9 @@ class CMTModel:
                 rows.append(self.aggregator.aggregate(self.lm, found, question) if found else None)
             return assemble(self.lm, self.aligner, rows, head_ids=head_ids, reserve=reserve)
 
-
-def default_compressor(ratio: int) -> Literal["pooled", "kept"]:
-    """What keeps more without training at this ratio; measured by `benchmarks/untrained.py`."""
-    return "pooled" if ratio == 1 else "kept"
-
-
-def _check_settings(ratio: int, latent: int | str | None, compressor: str | None) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or not 1 <= ratio <= MAX_RATIO:
-        raise InvalidInputError(f"ratio must be a whole number from 1 to {MAX_RATIO}, not {ratio!r}.")
-    whole = isinstance(latent, int) and not isinstance(latent, bool) and latent >= 1
-    if latent is not None and latent != "full" and not whole:
-        raise InvalidInputError(f'latent must be a whole number of at least 1, or "full", not {latent!r}.')
-    if compressor == AdaptedCompressor.name:
-        raise InvalidInputError(
-            f"compressor={compressor!r} has to be trained: `cmt-memory train`, then CMTModel.from_pretrained(folder)."
-        )
-    if compressor is not None and compressor not in COMPRESSORS:
-        raise InvalidInputError(f"compressor must be one of {sorted(COMPRESSORS)}, not {compressor!r}.")
+    def extent(self, memories: Sequence[Memory]) -> int:
+        """The fewest positions that these memories take together in a prefix, the head not counted."""
+        return self.aligner.extent(self.aggregator.n_slots(memories), self.aggregator.extent(self.lm, memories))
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int = _BATCH_TOKENS) -> list[list[int]]:

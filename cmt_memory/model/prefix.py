@@ -24,7 +24,7 @@ class KVPrefix:
         layers: one `([B, H, M, Dk], [B, H, M, Dv])` pair for each layer that caches, keys as the LM attends to them.
         mask: `[B, M]` int64, 0 where a shorter row is padded on the left.
         starts: `[B]` int64, the position of each question's first token.
-        n_slots: memory slots of each row, the head not counted.
+        n_slots: cache positions of each row's memories, the head not counted.
         packed: whether slots were moved together because their spread positions exceed the LM's.
         layer_indices: which layers of the LM `layers` belong to.
     """
@@ -101,8 +101,9 @@ def assemble(
     """
     head = lm.head(head_ids)
     n_head = head[0][0].shape[2]
-    counts = [0 if memory is None else len(memory.slots) for memory in memories]
-    lengths = [0 if memory is None else memory.n_tokens for memory in memories]
+    placed = [(torch.zeros(0), 0) if memory is None else aligner.places(memory) for memory in memories]
+    counts = [len(positions) for positions, _ in placed]
+    lengths = [length for _, length in placed]
     packed = lm.scheme == "alibi" or (lm.scheme == "rotary" and _exceeds(lm, n_head + max(lengths) + reserve))
     if packed:
         lengths = counts
@@ -116,7 +117,8 @@ def assemble(
         mask[row, max(counts) - count :] = 1
     layers = [(k.expand(len(memories), -1, -1, -1), v.expand(len(memories), -1, -1, -1)) for k, v in head]
     if max(counts):
-        documents = _documents(lm, aligner, memories, max(counts), n_head, packed)
+        places = [torch.arange(count) if packed else where for (where, _), count in zip(placed, counts, strict=True)]
+        documents = _documents(lm, aligner, memories, places, n_head)
         gaps = torch.tensor([max(counts) - count for count in counts])
         layers = [_join(h, d, gaps) for h, d in zip(layers, documents, strict=True)]
     return KVPrefix(
@@ -138,18 +140,15 @@ def _exceeds(lm: FrozenLM, positions: int) -> bool:
 
 
 def _documents(
-    lm: FrozenLM, aligner: Aligner, memories: Sequence[Memory | None], longest: int, n_head: int, packed: bool
+    lm: FrozenLM, aligner: Aligner, memories: Sequence[Memory | None], places: Sequence[Tensor], n_head: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of the slots alone, padded on the left, keys in their places."""
+    """Keys and values of the memories alone, padded on the left, keys in their places."""
     first = next(memory.slots for memory in memories if memory is not None)
-    rows, places = [], []
-    for memory in memories:
-        part = first[:0] if memory is None else memory.slots.to(first)
-        place = torch.arange(len(part)) if packed or memory is None else memory.positions
-        gap = longest - len(part)
-        rows.append(pad(part, (0, 0, gap, 0)))
-        places.append(pad(n_head + place.to(lm.device, torch.float32), (gap, 0)))
-    slots, positions = torch.stack(rows).to(lm.device), torch.stack(places)
+    parts = [first[:0] if memory is None else memory.slots.to(first) for memory in memories]
+    most, longest = max(map(len, parts)), max(map(len, places))
+    rows = [pad(part, (0, 0, most - len(part), 0)) for part in parts]
+    moved = [pad(n_head + place.to(lm.device, torch.float32), (longest - len(place), 0)) for place in places]
+    slots, positions = torch.stack(rows).to(lm.device), torch.stack(moved)
     pairs = [
         (keys.to(layer.device), values.to(layer.device))
         for layer, (keys, values) in zip(lm.layout.layers, aligner.align(lm, slots), strict=True)

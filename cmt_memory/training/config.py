@@ -2,115 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmt_memory.model.config import MAX_RATIO, AdapterConfig
+from cmt_memory.model.config import (
+    MAX_RATIO,
+    AdapterConfig,
+    CrossAttentionConfig,
+    EncoderConfig,
+    PrefixConfig,
+)
+from cmt_memory.model.loading import lm_name
 from cmt_memory.settings import Strict, check_settings, read_settings
+from cmt_memory.training.data import Share, Source
 
 Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class DataFile(Strict):
-    """A file of data.
-
-    Attributes:
-        path: the file; `$NAME` in it is replaced from the environment.
-        part: which share of its documents, in the file's order, such as `[0, 0.9]`.
-    """
-
-    path: str
-    part: tuple[Share, Share] = (0.0, 1.0)
-
-    @field_validator("path", "documents", check_fields=False)
-    @classmethod
-    def _expanded(cls, value: str) -> str:
-        found = os.path.expandvars(os.path.expanduser(value))
-        if "$" in found:
-            raise ValueError(f"{value} names an environment variable that is not set")
-        return found
-
-    @model_validator(mode="after")
-    def _part_is_a_range(self) -> DataFile:
-        if self.part[0] >= self.part[1]:
-            raise ValueError(f"part must be two rising numbers from 0 to 1, not {list(self.part)}")
-        return self
-
-
-class _File(DataFile):
-    """A file to learn from.
-
-    Attributes:
-        weight: how often this source is drawn from, beside the others.
-    """
-
-    weight: float = Field(default=1.0, gt=0)
-
-
-class SquadData(_File):
-    """Questions in SQuAD's format: JSON, or JSON compressed with gzip or xz."""
-
-    kind: Literal["squad"]
-
-
-class JsonlData(_File):
-    """A line a question: `{"documents": […], "question": "…", "answers": ["…"]}`."""
-
-    kind: Literal["jsonl"]
-
-
-class StreamingQAData(_File):
-    """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
-
-    kind: Literal["streamingqa"]
-    documents: str
-
-
-class ArchivalQAData(_File):
-    """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
-
-    kind: Literal["archivalqa"]
-    documents: str
-
-
-class TextData(_File):
-    """Plain text for pretraining, documents separated by a form feed on a line of its own, or by nothing."""
-
-    kind: Literal["text"]
-
-
-class FactsData(Strict):
-    """Synthetic fact documents, without end (`cmt_memory.training.facts`).
-
-    Attributes:
-        facts: fewest and most facts of a document.
-        split: names and values to draw from.
-        phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
-        unknown: share of episodes with a question that the documents do not answer.
-        weight: how often this source is drawn from, beside the others.
-    """
-
-    kind: Literal["facts"]
-    facts: tuple[int, int] = (4, 9)
-    split: Literal["train", "eval"] = "train"
-    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
-    unknown: Share = 0.1
-    weight: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _facts_are_a_range(self) -> FactsData:
-        if not 1 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
-        return self
-
-
-Source = Annotated[
-    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData, Field(discriminator="kind")
-]
 
 
 class Distillation(Strict):
@@ -187,7 +95,8 @@ class Stage(Strict):
 
     Attributes:
         task: `pretrain` (reconstruction and continuation of text) or `answers`.
-        trains: `maps` (the ways to the latent and back) or `all` (the adapters too).
+        trains: `maps` (the ways to the latent and back, or all of the paper's parts but the text encoder) or `all`
+            (the adapters, or the text encoder, too).
         steps: optimiser steps.
         epochs: times over the data, instead of `steps`.
         batch: episodes read together.
@@ -260,10 +169,15 @@ class TrainConfig(Strict):
         llm: the frozen LM: hub id, folder, or `cmt-tiny`.
         start: a trained CMT model to go on from, instead of the PCA.
         seed: of everything random.
-        ratios: document tokens per slot; one is drawn for each batch.
+        ratios: document tokens per slot, for `adapted`; one is drawn for each batch.
         ratio: the one that the checkpoint is used at unless told otherwise; the second of `ratios` unless given.
         latent: numbers per slot.
-        adapter: the LoRA adapters.
+        compressor: `adapted` (the LM reads, with adapters) or `encoder` (the paper's: a text encoder reads).
+        adapter: the LoRA adapters, for `adapted`.
+        encoder: the text encoder and the tokens that look at it, for `encoder`.
+        aggregator: `concat` (all slots of all documents) or, for `encoder`, `cross_attention` (the paper's).
+        cross_attention: settings of `cross_attention`.
+        prefix: positions that the slots become, for `encoder`.
         train: data to learn from.
         held_out: data for the gates.
         fit: texts that the PCA is fitted on.
@@ -286,7 +200,12 @@ class TrainConfig(Strict):
     ratios: tuple[Annotated[int, Field(ge=1, le=MAX_RATIO)], ...] = Field(default=(2, 4, 8, 16), min_length=1)
     ratio: int | None = Field(default=None, ge=1, le=MAX_RATIO)
     latent: int = Field(default=256, ge=1)
+    compressor: Literal["adapted", "encoder"] = "adapted"
     adapter: AdapterConfig = AdapterConfig()
+    encoder: EncoderConfig | None = None
+    aggregator: Literal["concat", "cross_attention"] = "concat"
+    cross_attention: CrossAttentionConfig | None = None
+    prefix: PrefixConfig | None = None
     train: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[Source, ...] = ()
     fit: int = Field(default=200, ge=1)
@@ -313,10 +232,48 @@ class TrainConfig(Strict):
             raise ValueError("held_out takes sources with questions, not `text`")
         return self
 
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> TrainConfig:
+        encoder, across = self.compressor == "encoder", self.aggregator == "cross_attention"
+        for key, value, needed, there in (
+            ("encoder", self.encoder, "compressor: encoder", encoder),
+            ("prefix", self.prefix, "compressor: encoder", encoder),
+            ("aggregator", across or None, "compressor: encoder", encoder),
+            ("cross_attention", self.cross_attention, "aggregator: cross_attention", across),
+        ):
+            if value is not None and not there:
+                raise ValueError(f"`{key}` needs `{needed}`")
+        default = TrainConfig.model_fields["ratios"].default
+        if encoder and (self.ratio is not None or self.ratios != default):
+            raise ValueError("compressor `encoder` has `encoder.slots`, not `ratios` and `ratio`; leave them out")
+        if encoder and self.adapter != AdapterConfig():
+            raise ValueError("`adapter` needs `compressor: adapted`")
+        return self
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Which parts are trained, as the settings of a CMT model say it."""
+        if self.compressor == "adapted":
+            return {"compressor": "adapted", "adapter": self.adapter}
+        encoder = self.encoder or EncoderConfig()
+        across = self.aggregator == "cross_attention"
+        return {
+            "compressor": "encoder",
+            "encoder": encoder.model_copy(update={"model": lm_name(encoder.model)}),
+            "aggregator": self.aggregator,
+            "cross_attention": (self.cross_attention or CrossAttentionConfig()) if across else None,
+            "prefix": self.prefix or PrefixConfig(),
+        }
+
+    @property
+    def used_ratios(self) -> tuple[int, ...]:
+        """The ratios that batches are drawn at; 1 alone where the number of slots does not depend on the document."""
+        return self.ratios if self.compressor == "adapted" else (1,)
+
     @property
     def default_ratio(self) -> int:
         """The ratio that the checkpoint is used at unless told otherwise."""
-        return self.ratio or self.ratios[min(1, len(self.ratios) - 1)]
+        return self.ratio or self.used_ratios[min(1, len(self.used_ratios) - 1)]
 
     @property
     def folder(self) -> Path:

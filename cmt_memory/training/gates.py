@@ -53,15 +53,14 @@ class GateKeeper:
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """All gates by name; what does not depend on the memories is measured once."""
-        model = self._model
-        ratio, model.compressor.ratio = model.compressor.ratio, self._ratio
-        training = model.compressor.training
-        model.compressor.eval()
+        compressor = self._model.compressor
+        training = compressor.training
+        compressor.eval()
         try:
-            return self._measure()
+            with compressor.at(self._ratio):
+                return self._measure()
         finally:
-            model.compressor.ratio = ratio
-            model.compressor.train(training)
+            compressor.train(training)
 
     def _measure(self) -> dict[str, float]:
         texts = list(dict.fromkeys(text for asked in self._asked for text in asked.documents))

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmt_memory.errors import InvalidInputError
-from cmt_memory.model.adapted import AdaptedCompressor
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel, length_batches
 from cmt_memory.model.prefix import KVPrefix, assemble
@@ -45,14 +44,14 @@ class Learner(nn.Module):
     The frozen LM is no part of this module: it has no gradient and is not saved.
 
     Args:
-        model: with an adapted compressor.
+        model: with a compressor that can be trained.
         objectives: weights of what is minimised.
         batch_tokens: most document tokens that the compressor reads in one pass.
     """
 
     def __init__(self, model: CMTModel, objectives: Objectives, batch_tokens: int) -> None:
         super().__init__()
-        if not isinstance(model.compressor, AdaptedCompressor):
+        if not model.compressor.trained:
             raise InvalidInputError(f"The compressor {model.compressor.name!r} has nothing to train.")
         model.lm.model.requires_grad_(False)
         model.lm.head()  # kept in the LM's own precision, before any autocast
@@ -72,10 +71,10 @@ class Learner(nn.Module):
     def choose(self, stage: Stage) -> None:
         """Train what a stage says; the rest stays as it is."""
         self.requires_grad_(False)
-        assert isinstance(self.compressor, AdaptedCompressor)
-        for part in (self.compressor.down, self.aligner, *([self.aggregator] if stage.task == "answers" else [])):
-            part.requires_grad_(True)
-        self.compressor.adapters.requires_grad_(stage.trains == "all")
+        for parameter in self.compressor.learns(stage.trains == "all"):
+            parameter.requires_grad_(True)
+        self.aligner.requires_grad_(True)
+        self.aggregator.requires_grad_(stage.task == "answers")
         self.marks.requires_grad_(stage.task == "pretrain")
 
     def chosen(self) -> Iterator[nn.Parameter]:
@@ -84,8 +83,8 @@ class Learner(nn.Module):
 
     def forward(self, unit: Unit) -> dict[str, Tensor]:
         """Losses of a unit by name, and their weighted sum as `loss`."""
-        self.compressor.ratio = unit.ratio
-        losses = self._text_losses(unit) if isinstance(unit, TextUnit) else self._answer_losses(unit)
+        with self.compressor.at(unit.ratio):
+            losses = self._text_losses(unit) if isinstance(unit, TextUnit) else self._answer_losses(unit)
         weights = {
             "answer": self.objectives.answer,
             "distillation": self.objectives.distillation.weight,
@@ -107,7 +106,11 @@ class Learner(nn.Module):
         wanted, rows = self.objectives, unit.rows
         memories = self.compress(unit.documents)
         targets = torch.tensor([i for row in rows for i in row.answer], device=self.model.lm.device)
-        logits = self._after(self._prefix([[memories[i] for i in row.documents] for row in rows], rows), rows)
+        questions: list[Memory] = []
+        if wanted.self_matching.weight or self.aggregator.needs_question:
+            questions = self.compress([row.question for row in rows])
+        given = [[memories[i] for i in row.documents] for row in rows]
+        logits = self._after(self._prefix(given, rows, questions), rows)
         losses = {"answer": answer_loss(logits, targets), "first_token": _first_token_loss(logits, targets, rows)}
         if wanted.distillation.weight:
             settings = wanted.distillation
@@ -116,15 +119,15 @@ class Learner(nn.Module):
             )
         if wanted.memory_aware.weight:
             with torch.no_grad():
-                closed = self._after(self._prefix([[] for _ in rows], rows), rows)
+                closed = self._after(self._prefix([[] for _ in rows], rows, []), rows)
             combined = memory_aware_logits(logits, closed, wanted.memory_aware.alpha)
             losses["memory_aware"] = answer_loss(combined, targets)
-        matched = [row for row in rows if row.gold]
+        matched = [number for number, row in enumerate(rows) if row.gold]
         if wanted.self_matching.weight and matched:
-            questions = torch.stack([pooled(memory.slots) for memory in self.compress([r.question for r in matched])])
+            asked = torch.stack([pooled(questions[number].slots) for number in matched])
             found = torch.stack([pooled(memory.slots) for memory in memories])
-            own = torch.tensor([row.gold[0] for row in matched], device=found.device)
-            losses["self_matching"] = self_matching_loss(questions, found, own, wanted.self_matching.balance)
+            own = torch.tensor([rows[number].gold[0] for number in matched], device=found.device)
+            losses["self_matching"] = self_matching_loss(asked, found, own, wanted.self_matching.balance)
         return losses
 
     def compress(self, documents: Sequence[Sequence[int]]) -> list[Memory]:
@@ -135,10 +138,16 @@ class Learner(nn.Module):
             memories.update(zip(batch, made, strict=True))
         return [memories[i] for i in range(len(documents))]
 
-    def _prefix(self, memories: Sequence[Sequence[Memory]], rows: Sequence[Row]) -> KVPrefix:
+    def _prefix(
+        self, memories: Sequence[Sequence[Memory]], rows: Sequence[Row], questions: Sequence[Memory]
+    ) -> KVPrefix:
         lm = self.model.lm
         reserve = max(len(row.prompt) + len(row.answer) for row in rows)
-        joined = [self.aggregator.aggregate(lm, found) if found else None for found in memories]
+        asked = questions if self.aggregator.needs_question and questions else [None] * len(rows)
+        joined = [
+            self.aggregator.aggregate(lm, found, question) if found else None
+            for found, question in zip(memories, asked, strict=True)
+        ]
         return assemble(lm, self.aligner, joined, reserve=reserve)
 
     def _after(self, prefix: KVPrefix, rows: Sequence[Row]) -> Tensor:

@@ -63,7 +63,7 @@ def write_card(
 ) -> None:
     """A model card with data, settings, results and seed."""
     trained = sum(p.numel() for part in (model.compressor, model.aggregator, model.aligner) for p in part.parameters())
-    adapter = config.adapter
+    ratio = f", ratio={model.config.ratio}" if config.compressor == "adapted" else ""
     lines = [
         "# Compressor for " + (model.config.lm or config.llm),
         "",
@@ -73,17 +73,15 @@ def write_card(
         "```python",
         "from cmt_memory import CMTMemoryStore, CMTModel",
         "",
-        f'model = CMTModel.from_pretrained("this folder", ratio={model.config.ratio})',
+        f'model = CMTModel.from_pretrained("this folder"{ratio})',
         'store = CMTMemoryStore("memories", model)',
         "```",
         "",
         "## What it is",
         "",
         f"- language model: `{config.llm}`, not changed (sha256 of its weights before and after: `{digest[:16]}…`)",
-        f"- reads {'from left to right' if adapter.causal else 'in both directions'}, with LoRA adapters of rank "
-        f"{adapter.rank}",
-        f"- {model.config.latent} numbers per slot; trained at {_list(config.ratios)} document tokens per slot",
-        f"- {trained:,} trained parameters",
+        *_parts(config, model),
+        f"- {trained:,} parameters beside the language model",
         "",
         "## Data",
         "",
@@ -110,6 +108,26 @@ def write_card(
             f"| {number} | {stage.task} | {stage.trains} | {steps} | {batch} | {stage.learning_rate:g} | {loss} |"
         )
     path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _parts(config: TrainConfig, model: CMTModel) -> list[str]:
+    """What reads, what a memory is, and what it becomes."""
+    size, encoder, prefix = model.config.latent, model.config.encoder, model.config.prefix
+    if encoder is None or prefix is None:
+        adapter = config.adapter
+        return [
+            f"- reads {'from left to right' if adapter.causal else 'in both directions'}, with LoRA adapters of rank "
+            f"{adapter.rank}",
+            f"- {size} numbers per slot; trained at {_list(config.ratios)} document tokens per slot",
+        ]
+    across = model.config.cross_attention
+    return [
+        f"- `{Path(encoder.model).name if Path(encoder.model).is_absolute() else encoder.model}` reads, "
+        f"{'trained too' if encoder.trained else 'not trained'}",
+        f"- {encoder.slots} slots of {size} numbers for every document",
+        f"- the documents' slots {'are joined by cross-attention from the question' if across else 'follow each other'}"
+        f", and become {prefix.positions} positions in each layer",
+    ]
 
 
 def _results(config: TrainConfig, results: dict[int, dict[str, float]]) -> list[str]:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from cmt_memory.errors import GateFailedError, InvalidInputError
-from cmt_memory.model.adapted import AdaptedCompressor, start_adapted
-from cmt_memory.model.aggregator import ConcatAggregator
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.modeling import CMTModel
-from cmt_memory.training.config import Source, Stage, TrainConfig
+from cmt_memory.model.parts import start_parts
+from cmt_memory.training.config import Stage, TrainConfig
+from cmt_memory.training.data import Source
 from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import Learner
 from cmt_memory.training.report import write_card, write_plot
@@ -124,22 +124,25 @@ def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
     """The model that a run starts from: a trained one, or the PCA around any LM."""
     cuda = config.device == "auto" and torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
-    settings = {"ratio": config.default_ratio, "trained_ratios": config.ratios, "fingerprint": {}}
+    ratios = config.used_ratios if config.compressor == "adapted" else ()
+    settings = {"ratio": config.default_ratio, "trained_ratios": ratios, "fingerprint": {}}
     if config.start is not None:
         model = CMTModel.from_pretrained(config.start, device=device)
-        if not isinstance(model.compressor, AdaptedCompressor):
+        if not model.compressor.trained:
             raise InvalidInputError(f"{config.start} holds no trained compressor to go on from; leave out `start`.")
-        found = (model.config.latent, model.config.adapter)
-        if found != (config.latent, config.adapter):
-            raise InvalidInputError(f"{config.start} has latent {found[0]} and adapter {found[1]}; set the same here.")
+        found = {key: getattr(model.config, key) for key in ("latent", *config.parts)}
+        wanted = {"latent": config.latent, **config.parts}
+        for key, value in found.items():
+            if value != wanted[key]:
+                raise InvalidInputError(f"{config.start} has {key} {value}, not {wanted[key]}; set the same here.")
         model.config = model.config.model_copy(update=settings)
         return model
     base = CMTModel.from_llm(config.llm, ratio=1, device=device)
-    settings |= {"latent": min(config.latent, base.lm.layout.width), "compressor": "adapted", "adapter": config.adapter}
-    made = base.config.model_copy(update=settings)
+    latent = min(config.latent, base.lm.layout.width) if config.compressor == "adapted" else config.latent
+    made = base.config.model_copy(update=settings | config.parts | {"latent": latent})
     texts = [train.passage(number) for number in range(config.fit)]
-    compressor, aligner = start_adapted(base.lm, made, config.ratios, texts)
-    return CMTModel(base.lm, made, compressor, ConcatAggregator(), aligner)
+    parts = start_parts(base.lm, made, config.used_ratios, texts, config.seed)
+    return CMTModel(base.lm, made, parts.compressor, parts.aggregator, parts.aligner)
 
 
 def _run_stage(
@@ -165,7 +168,7 @@ def _run_stage(
         train,
         stage,
         config.episodes,
-        config.ratios,
+        config.used_ratios,
         steps,
         f"{config.seed}/{number}",
         learner.model.config.chat_template_kwargs,
@@ -239,8 +242,7 @@ def _finish(
     results: dict[int, dict[str, float]] = {}
     if _rank() == 0:
         if config.held_out:
-            results = {r: _keeper(config, model, held_out, r).measure() for r in sorted(set(config.ratios))}
-        model.compressor.ratio = model.config.ratio
+            results = {r: _keeper(config, model, held_out, r).measure() for r in sorted(set(config.used_ratios))}
         model.retrained()
         model.save_pretrained(folder)
         write_plot(log, config.folder / "training.png")

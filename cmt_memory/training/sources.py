@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cmt_memory.training import readers
 from cmt_memory.training.bm25 import BM25
-from cmt_memory.training.config import (
+from cmt_memory.training.data import (
     ArchivalQAData,
     FactsData,
     JsonlData,

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.parts import own_tensors
 from cmt_memory.progress import Progress
 from cmt_memory.training.config import Stage, TrainConfig
 from cmt_memory.training.gates import GateKeeper
@@ -154,13 +155,16 @@ class CMTTrainer(Trainer):
 
 def save_learner(learner: Learner, folder: Path) -> None:
     """Write what is trained."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own_tensors(learner).items()}
     save_file(tensors, folder / STATE)
 
 
 def load_learner(learner: Learner, folder: Path) -> None:
     """The inverse of `save_learner`."""
-    learner.load_state_dict(load_file(folder / STATE))
+    tensors = load_file(folder / STATE)
+    if tensors.keys() != own_tensors(learner).keys():
+        raise InvalidInputError(f"{folder / STATE} holds other parts than this run trains.")
+    learner.load_state_dict(tensors, strict=False)  # the second name of a tied tensor is not saved
 
 
 def _only(units: list[Unit]) -> dict[str, Unit]:

@@ -58,7 +58,7 @@ def test_a_run_and_what_it_trained_in_a_store(cmt, lm, notes, tmp_path):
     ("change", "said"),
     [
         ({"stages": [{"task": "x", "steps": 1}]}, "stages.0.task: input should be 'pretrain' or 'answers', not 'x'"),
-        ({"ratoi": 4}, "ratoi is not a key here; allowed: adapter, batch_tokens"),
+        ({"ratoi": 4}, "ratoi is not a key here; allowed: adapter, aggregator, batch_tokens"),
         ({"adapter": {"rank": 0}}, "adapter.rank: input should be greater than or equal to 1, not 0"),
         ({"objectives": {"self_matching": {"lamda": 1}}}, "lamda is not a key here; allowed: lambda, weight"),
         ({"train": [{"kind": "squad"}]}, "train.0.squad.path is missing"),
@@ -95,7 +95,7 @@ def test_recipes_are_valid(cmt, name):
     assert text == resources.files("cmt_memory").joinpath(f"training/recipes/{name}.yaml").read_text("utf-8")
     config = checked(yaml.safe_load(text), name)
     assert config.held_out
-    assert config.default_ratio in config.ratios
+    assert config.default_ratio in config.used_ratios
     assert [stage.task for stage in config.stages][-1] == "answers"
 
 

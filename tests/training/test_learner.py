@@ -113,7 +113,8 @@ def test_pretraining_marks_what_it_asks_for(family):
     unit = TextUnit(2, (one, two), (one, two[:5]), (True, False))
     made = learner(model, "pretrain")
     out = made(unit)
-    memories = made.compress(unit.documents)
+    with model.compressor.at(unit.ratio):
+        memories = made.compress(unit.documents)
     with torch.no_grad():
         for place, (name, target) in enumerate(zip(("reconstruction", "continuation"), unit.targets, strict=True)):
             prefix = model.prefix([[memories[place]]])

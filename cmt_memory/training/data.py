@@ -1,0 +1,110 @@
+"""Data of a training run as its YAML file names it: files of several layouts, and synthetic facts."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cmt_memory.settings import Strict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataFile(Strict):
+    """A file of data.
+
+    Attributes:
+        path: the file; `$NAME` in it is replaced from the environment.
+        part: which share of its documents, in the file's order, such as `[0, 0.9]`.
+    """
+
+    path: str
+    part: tuple[Share, Share] = (0.0, 1.0)
+
+    @field_validator("path", "documents", check_fields=False)
+    @classmethod
+    def _expanded(cls, value: str) -> str:
+        found = os.path.expandvars(os.path.expanduser(value))
+        if "$" in found:
+            raise ValueError(f"{value} names an environment variable that is not set")
+        return found
+
+    @model_validator(mode="after")
+    def _part_is_a_range(self) -> DataFile:
+        if self.part[0] >= self.part[1]:
+            raise ValueError(f"part must be two rising numbers from 0 to 1, not {list(self.part)}")
+        return self
+
+
+class _File(DataFile):
+    """A file to learn from.
+
+    Attributes:
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+
+
+class SquadData(_File):
+    """Questions in SQuAD's format: JSON, or JSON compressed with gzip or xz."""
+
+    kind: Literal["squad"]
+
+
+class JsonlData(_File):
+    """A line a question: `{"documents": […], "question": "…", "answers": ["…"]}`."""
+
+    kind: Literal["jsonl"]
+
+
+class StreamingQAData(_File):
+    """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
+
+    kind: Literal["streamingqa"]
+    documents: str
+
+
+class ArchivalQAData(_File):
+    """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
+
+    kind: Literal["archivalqa"]
+    documents: str
+
+
+class TextData(_File):
+    """Plain text for pretraining, documents separated by a form feed on a line of its own, or by nothing."""
+
+    kind: Literal["text"]
+
+
+class FactsData(Strict):
+    """Synthetic fact documents, without end (`cmt_memory.training.facts`).
+
+    Attributes:
+        facts: fewest and most facts of a document.
+        split: names and values to draw from.
+        phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
+        unknown: share of episodes with a question that the documents do not answer.
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    kind: Literal["facts"]
+    facts: tuple[int, int] = (4, 9)
+    split: Literal["train", "eval"] = "train"
+    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
+    unknown: Share = 0.1
+    weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _facts_are_a_range(self) -> FactsData:
+        if not 1 <= self.facts[0] <= self.facts[1]:
+            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
+        return self
+
+
+Source = Annotated[
+    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData, Field(discriminator="kind")
+]
