@@ -170,7 +170,7 @@ class _Splitter:
             index = bisect_left(places, low)
             if index < len(places) and places[index] < end:
                 return places[index]
-        return self.edges[bisect_left(self.edges, low)]
+        return min(end, self.edges[bisect_left(self.edges, low)])  # a cut may lie inside a piece, before its edge
 
     def _forward(self, start: int, tokens: int) -> int:
         """The last edge that is at most ``tokens`` tokens after ``start``."""

@@ -107,6 +107,14 @@ def test_two_passages_never_begin_at_one_place():
     check(text, split_passages(text, TOKENIZERS["byte level"], 8, 6), TOKENIZERS["byte level"], 8)
 
 
+def test_a_cut_inside_a_piece_loses_nothing():
+    """A passage that ends at a word ends before the piece does that holds the space and the next word."""
+    text = "The The The The The The The"
+    passages = split_passages(text, TOKENIZERS["slow"], 8, 1)
+    check(text, passages, TOKENIZERS["slow"], 8)
+    assert len(passages) > 1
+
+
 def test_a_short_text_is_one_passage_of_its_own_span():
     assert split_passages("  a b \n", TOKENIZERS["slow"]) == [Passage(2, 5, 1)]
     assert split_passages(" \n ", TOKENIZERS["slow"]) == []
