@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(lm, tmp_path, whole
     (tmp_path / "run.yaml").write_text(json.dumps(values))
     process = subprocess.Popen(
         [sys.executable, "-m", "cmt_memory", "train", "--config", str(tmp_path / "run.yaml")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.getcwd()},
         stderr=subprocess.DEVNULL,
     )
     stage = tmp_path / "killed/stage-1"
