@@ -111,6 +111,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
                 raise InvalidInputError(
                     "lazy=True compresses from the kept text, so it does not go with keep_text=False."
                 )
+            self.bank.warm_up()
         except BaseException:
             bank.close()
             raise

@@ -86,6 +86,12 @@ class MemoryBank(BankReader):
                 self.next_memories().remove_old()
             self._opened = opened.pop_all()
 
+    def warm_up(self) -> None:
+        """Load the indexes in the background, so that the first search need not."""
+        for index in (self._index, self._memory_index):
+            if index is not None:
+                index.warm_up()
+
     # -- changes --------------------------------------------------------------------------------------------
 
     def put(self, documents: Sequence[StoredDocument], generation: int | None = None) -> None:

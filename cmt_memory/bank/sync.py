@@ -42,12 +42,14 @@ class SyncedIndex:
         self._behind = False
         self._record: dict[str, Any] = {"closed": False, "files": {}}
         self._sealed: Footprint = {}
+        self._unused: int | None = None
 
     def repair(self) -> None:
         """Put right what an interrupted process left: at opening, before anything else.
 
-        While others share the folder, differences may be their unfinished work and are left to them. What cannot
-        be put right is logged, and searches are exact until it is.
+        An index that was closed in order, whose files are still those bytes, holds what the ledger says, and Chroma
+        is not even loaded. While others share the folder, differences may be their unfinished work and are left to
+        them. What cannot be put right is logged, and searches are exact until it is.
         """
         self._record = self._queries.meta(self._table.files) or self._record
         self._sealed = self._record["files"] if self._record["closed"] else {}
@@ -56,7 +58,11 @@ class SyncedIndex:
             if not self._index.is_as_left(self._record):
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
+            in_order = self._index.embedded and self._record["closed"] and not (stale or waiting)
             self._note_files(self._index.outline(), closed=False)
+            if in_order:
+                self._unused = self._queries.count_vectors(self._table)
+                return
             if not self._queries.count_vectors(self._table):
                 if stale and not self._folder_lock.shared:  # what comes next may have another dimension
                     self._try_rebuild("all it held was dropped", self._rebuilds)
@@ -87,6 +93,16 @@ class SyncedIndex:
         finally:
             self._folder_lock.make_shared()
 
+    def warm_up(self) -> None:
+        """Load Chroma and the index in the background, which the first search then does not wait for all of."""
+
+        def load() -> None:
+            with suppress(CMTError):  # the first search meets the same and says so
+                self._first_use()
+
+        if self._unused:
+            threading.Thread(target=load, name="cmt-memory-index").start()
+
     def sync(self) -> None:
         """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger.
 
@@ -98,6 +114,7 @@ class SyncedIndex:
             if not stale and not waiting:
                 return
             try:
+                self._first_use()
                 if stale:
                     self._index.delete(stale)
                 self._write(waiting)
@@ -132,6 +149,7 @@ class SyncedIndex:
             try:
                 started = time.monotonic()
                 self._index.reset()
+                self._unused = None
                 self._ledger.mark_all_unindexed(self._table)
                 waiting = self._queries.to_index(self._table)
                 try:
@@ -163,6 +181,7 @@ class SyncedIndex:
         for _ in range(2):
             rebuilds = self._rebuilds
             try:
+                self._first_use()
                 found = self._index.query(vector, limit, where)
                 return found if rebuilds == self._rebuilds and not self._behind else None
             except IndexBrokenError as error:
@@ -198,6 +217,7 @@ class SyncedIndex:
         with self._lock:
             expected = self._queries.with_vector(self._table)
             try:
+                self._first_use()
                 self.sync()
                 found = set(self._index.keys()) if expected else set()
                 differing: list[int] = []
@@ -209,11 +229,28 @@ class SyncedIndex:
             return [key for key in expected if key not in found], sorted(found - set(expected)), differing
 
     def close(self) -> None:
-        """Close the index and note what its files look like."""
+        """Close the index and note what its files look like; one that is behind is not closed in order."""
         with self._lock:
             self._index.close()
             with suppress(CMTError):  # without the note, the next opening takes what is on disk for a kill's
-                self._note_files(self._index.seal(self._sealed), closed=True)
+                files = self._index.outline() if self._behind else self._index.seal(self._sealed)
+                self._note_files(files, closed=not self._behind)
+
+    def _first_use(self) -> None:
+        """Load an index that was closed in order: Chroma may write its files anew at the first call.
+
+        Raises:
+            IndexBrokenError: Chroma failed, or somebody has changed the files since the opening.
+        """
+        if self._unused is None:
+            return
+        with self._lock:
+            if self._unused is not None:
+                found, expected = self._index.count(), self._unused
+                if found != expected:
+                    raise IndexBrokenError(f"it held {found} passages and the ledger {expected}")
+                self._tidy()
+                self._unused = None
 
     def _try_rebuild(self, reason: str, rebuilds: int) -> bool:
         """Rebuild unless somebody has since ``rebuilds`` were counted; False where it is not possible now."""

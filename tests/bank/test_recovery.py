@@ -6,7 +6,10 @@ import contextlib
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,45 @@ def test_a_corrupted_index_is_rebuilt(folder: Path, warnings_seen: list[str], vi
     bank.close()
     MemoryBank(folder).close()
     assert len(warnings_seen) == 1
+
+
+def test_opening_a_bank_closed_in_order_does_not_load_chroma(folder: Path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from cmt_memory.bank.bank import MemoryBank
+        from tests.bank.helpers import vector
+
+        bank = MemoryBank(Path(sys.argv[1]))
+        assert len(bank) == 30 and "chromadb" not in sys.modules
+        assert len(bank.search_vectors(vector(3), 2)) == 2 and "chromadb" in sys.modules
+        bank.close()
+    """
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+@pytest.mark.parametrize("use", ["nothing", "search", "put", "warm_up"])
+def test_a_kill_after_opening_costs_no_rebuild(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, warnings_seen: list[str], use: str
+):
+    """Chroma may write its files at the first call; what they look like then is noted."""
+    bank = MemoryBank(folder)
+    if use == "search":
+        check_whole(bank)
+    elif use == "put":
+        bank.put([stored("d30", "text 30", {"n": 30}, seed=30)])
+    elif use == "warm_up":
+        bank.warm_up()
+        for thread in threading.enumerate():
+            if thread.name == "cmt-memory-index":
+                thread.join()
+    killed = tmp_path_factory.mktemp("killed") / "store"
+    shutil.copytree(folder, killed)
+    bank.close()
+    bank = MemoryBank(killed)
+    assert not warnings_seen
+    check_whole(bank, 30 + (use == "put"))
+    bank.close()
 
 
 def test_a_failing_index_is_rebuilt_in_the_middle_of_work(folder: Path, warnings_seen: list[str]):
