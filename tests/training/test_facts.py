@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 
@@ -6,6 +7,7 @@ from cmt_memory.training.facts import UNKNOWN, FactWorld, Question, composing, s
 from cmt_memory.training.facts import phrasings as phrases
 from cmt_memory.training.facts.documents import ATTRIBUTES
 from cmt_memory.training.facts.pools import code, draw, in_split, surname
+from cmt_memory.training.facts.rendering import Entity, fill
 
 
 def documents(count, **arguments):
@@ -32,11 +34,12 @@ def test_one_question_for_each_fact(facts):
     assert sum(len(d.questions) for d in documents(60, facts=facts)) >= 60 * facts * 0.95
 
 
-def test_questions_are_not_ambiguous():
+@pytest.mark.parametrize("phrasings", ["train", "composed", "heldout"])
+def test_questions_are_not_ambiguous(phrasings):
     """Within a world no question text has two answers."""
     for seed in range(60):
         answers = {}
-        for document in sample_documents(random.Random(seed), 4):
+        for document in sample_documents(random.Random(seed), 4, phrasings=phrasings):
             for question in document.questions:
                 assert answers.setdefault(question.text, question.answer) == question.answer
 
@@ -64,6 +67,30 @@ def test_heldout_phrasings_are_no_training_phrasings():
         for attribute in attributes:
             assert not set(attribute.says) & set(attribute.says_heldout)
             assert not set(attribute.asks) & set(attribute.asks_heldout)
+
+
+def test_further_phrasings_hold_their_fields_and_no_heldout_phrasing():
+    general = {*phrases.SAYS_HELDOUT, *phrases.ASKS_HELDOUT, *phrases.WHO_HELDOUT, *phrases.WHICH_HELDOUT}
+    entity = Entity("person", "Mara Lind", "Mara Lind", "Mara", ("she", "her", "her"), "person")
+    for attributes in ATTRIBUTES.values():
+        for attribute in attributes:
+            assert len(attribute.more_says) >= 10
+            assert len(attribute.more_asks) >= 8
+            heldout = {h.rstrip(".?").lower() for h in (*attribute.says_heldout, *attribute.asks_heldout, *general)}
+            for frame in (*attribute.more_says, *attribute.more_asks, *attribute.more_backward):
+                assert not [h for h in heldout if h in frame.lower()], frame
+                filled = fill(frame, entity, entity.full, "noun", "VALUE")
+                assert ("VALUE" in filled) == (frame not in attribute.more_asks), frame
+
+
+def test_only_composed_documents_draw_further_phrasings():
+    own = [a for attributes in ATTRIBUTES.values() for a in attributes]
+    listed = " ".join((*phrases.SAYS, *phrases.SAYS_HELDOUT, *(s for a in own for s in (*a.says, *a.says_heldout))))
+    parts = {part for a in own for says in a.more_says for part in re.split(r"\{.\}", says) if len(part) > 15}
+    further = {part for part in parts if part not in listed}
+    for phrasings, some in (("train", False), ("heldout", False), ("composed", True)):
+        text = " ".join(d.text for d in documents(60, phrasings=phrasings))
+        assert any(part in text for part in further) is some, phrasings
 
 
 def test_phrasings_hold_their_fields_and_no_heldout_phrasing():

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things
+from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things, wordings
 from cmt_memory.training.facts.phrasings import Attribute
 from cmt_memory.training.facts.rendering import (
     Entity,
@@ -24,12 +24,12 @@ UNKNOWN = "unknown"
 """The answer to a question that the documents do not answer."""
 
 ATTRIBUTES: dict[EntityKind, tuple[Attribute, ...]] = {
-    "person": people.PEOPLE,
-    "place": things.PLACES,
-    "device": things.DEVICES,
-    "event": things.EVENTS,
-    "goods": things.GOODS,
-    "home": home.HOME,
+    "person": wordings.reworded("person", people.PEOPLE),
+    "place": wordings.reworded("place", things.PLACES),
+    "device": wordings.reworded("device", things.DEVICES),
+    "event": wordings.reworded("event", things.EVENTS),
+    "goods": wordings.reworded("goods", things.GOODS),
+    "home": wordings.reworded("home", home.HOME),
 }
 KIND_WEIGHTS: dict[EntityKind, int] = {"person": 42, "place": 13, "device": 12, "event": 12, "goods": 13, "home": 8}
 
@@ -230,24 +230,28 @@ class FactWorld:
         return [Fact(e, a, noun, *self._value(a)) for e, a, noun in pairs]
 
     def _ask(self, fact: Fact, drawn: Sequence[Fact], backward: bool | None = None) -> Question:
-        rng, heldout, entity, attribute = self.rng, self.phrasings == "heldout", fact.entity, fact.attribute
+        rng, entity, attribute = self.rng, fact.entity, fact.attribute
+        heldout, composed = self.phrasings == "heldout", self.phrasings == "composed"
         if backward is None:
             backward = fact.unique and entity.kind != "home" and rng.random() < 0.15
         noun = fact.noun if fixed(attribute) or rng.random() < 0.7 else self._noun(attribute)
         general: tuple[str, ...] = phrasings.ASKS_HELDOUT if heldout else phrasings.ASKS
         special: tuple[str, ...] = attribute.asks_heldout if heldout else attribute.asks
+        special += attribute.more_asks if composed else ()
         if backward:
             person = entity.kind == "person"
             who: tuple[str, ...] = phrasings.WHO_HELDOUT if heldout else phrasings.WHO
             which: tuple[str, ...] = phrasings.WHICH_HELDOUT if heldout else phrasings.WHICH
             general, special = who if person else which, () if heldout else attribute.backward
-        use_general = bool(noun) and (not special or rng.random() < 0.5) and entity.kind != "home"
+            special += attribute.more_backward if composed else ()
+        share = 0.35 if composed else 0.5
+        use_general = bool(noun) and (not special or rng.random() < share) and entity.kind != "home"
         if not use_general and not special:
             use_general, general = False, ()
             special = attribute.asks
             backward = False
         ask = rng.choice(general if use_general else special)
-        if self.phrasings == "composed":
+        if composed:
             ask = self._compose(ask, use_general, backward, noun, entity)
         short = entity.kind == "person" and entity.short != entity.full and rng.random() < 0.12
         text = fill(ask, entity, entity.short if short else entity.full, noun, fact.value)

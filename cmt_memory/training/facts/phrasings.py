@@ -234,7 +234,9 @@ class Attribute:
         says_heldout: Statements kept for evaluation.
         asks_heldout: Questions kept for evaluation.
         backward: Questions that give the value and ask for the entity.
-        value: Fixes what a value is where it is not simply drawn: "person" stands for a full name.
+        more_says: Statements beside ``says`` for composed documents.
+        more_asks: Questions beside ``asks`` for composed documents.
+        more_backward: Questions beside ``backward`` for composed documents.
     """
 
     kind: str
@@ -245,6 +247,9 @@ class Attribute:
     says_heldout: tuple[str, ...] = ()
     asks_heldout: tuple[str, ...] = ()
     backward: tuple[str, ...] = ()
+    more_says: tuple[str, ...] = ()
+    more_asks: tuple[str, ...] = ()
+    more_backward: tuple[str, ...] = ()
 
 
 def attribute(

@@ -13,7 +13,7 @@ from cmt_memory.training.facts.phrasings import Attribute
 
 EntityKind = Literal["person", "place", "device", "event", "goods", "home"]
 Phrasings = Literal["train", "composed", "heldout"]
-"""``train`` draws from the listed phrasings, ``composed`` puts many together from parts as well."""
+"""``train`` draws from the listed phrasings, ``composed`` from more, and puts many together from parts as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,14 @@ def _located(text: str, told: list[tuple[Fact, str]]) -> tuple[Statement, ...]:
 
 def _say(rng: random.Random, fact: Fact, mention: str, phrased: Phrasings) -> str:
     """State a fact as a sentence; a lower-case value never opens it."""
-    heldout = phrased == "heldout"
+    heldout, composed = phrased == "heldout", phrased == "composed"
     general = phrasings.SAYS_HELDOUT if heldout else phrasings.SAYS
     special = fact.attribute.says_heldout if heldout else fact.attribute.says
+    special += fact.attribute.more_says if composed else ()
     home = fact.entity.kind == "home"
     while True:
-        use_general = bool(fact.noun) and (not special or rng.random() < 0.45) and not home
-        roll = rng.random() if phrased == "composed" else 1.0
+        use_general = bool(fact.noun) and (not special or rng.random() < (0.3 if composed else 0.45)) and not home
+        roll = rng.random() if composed else 1.0
         if roll < 0.04 and fact.noun:
             says = composing.scatter(rng, ("{p} {n}", "{v}"), ".")
         elif roll < (0.52 if use_general else 0.2) and fact.noun:
