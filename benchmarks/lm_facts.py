@@ -16,10 +16,8 @@ import json
 import os
 import platform
 import random
-import re
-import string
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cmt_memory.squad import normalise, token_f1
 from cmt_memory.training.facts import FactWorld
 
 TAIL = "\nAnswer:"
@@ -124,23 +123,6 @@ def answer(model: Any, tokenizer: Any, cases: Sequence[Case], new_tokens: int, b
     return texts
 
 
-def normalise(text: str) -> str:
-    """Normalise an answer by SQuAD's rules."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def f1(prediction: str, golds: Iterable[str]) -> float:
-    """Return the best token F1 over the gold answers, by SQuAD's rules."""
-
-    def one(gold: str) -> float:
-        a, b = normalise(prediction).split(), normalise(gold).split()
-        same = sum((collections.Counter(a) & collections.Counter(b)).values())
-        return 2 * same / (len(a) + len(b)) if same else float(a == b)
-
-    return max(one(gold) for gold in golds)
-
-
 def score(cases: Sequence[Case], texts: Sequence[str], strict: bool) -> dict[str, Any]:
     """Return exact match (as it is written if ``strict``, else by SQuAD's rules), F1, an interval and kinds."""
 
@@ -154,7 +136,7 @@ def score(cases: Sequence[Case], texts: Sequence[str], strict: bool) -> dict[str
     for ok, case in zip(right, cases, strict=True):
         kinds[case.kind].append(ok)
     result: dict[str, Any] = {"questions": len(cases), "exact_match": round(share, 4), "margin_95": round(margin, 4)}
-    result["f1"] = round(sum(f1(t, c.answers) for t, c in zip(texts, cases, strict=True)) / len(cases), 4)
+    result["f1"] = round(sum(token_f1(t, c.answers) for t, c in zip(texts, cases, strict=True)) / len(cases), 4)
     if len(kinds) > 1:
         result["kinds"] = {k: {"n": len(v), "exact_match": round(sum(v) / len(v), 4)} for k, v in sorted(kinds.items())}
     return result

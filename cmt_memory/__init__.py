@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cmt_memory.lazy import lazily
 
 if TYPE_CHECKING:
     from cmt_memory.documents import Answer, Document, MemoryHit
@@ -54,15 +55,4 @@ __all__ = [  # noqa: RUF022 - by role, most used first
     "__version__",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562), so that importing the package stays cheap."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_EXPORTS))
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

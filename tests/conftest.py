@@ -25,3 +25,11 @@ def passes(model):
     hook = model.lm.decoder.register_forward_pre_hook(lambda *_: seen.append(1))
     yield seen
     hook.remove()
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Folders of tiny text encoders by kind."""
+    from tests.encoders import save_encoder
+
+    return {kind: save_encoder(tmp_path_factory.mktemp(kind), kind) for kind in ("t5", "bert")}

@@ -9,7 +9,7 @@ import pytest
 
 from cmt_memory.cli import main
 from cmt_memory.cli.demo import OWN_LM
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -21,8 +21,7 @@ def five_lines() -> list[str]:
 
 
 def test_the_five_lines_run_with_a_model_at_hand(tmp_path, monkeypatch, capsys):
-    tiny_lm("qwen3").save_pretrained(tmp_path / "lm")
-    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm", "qwen3", "chat")
     monkeypatch.chdir(tmp_path)
     code = "\n".join(five_lines()).replace("Qwen/Qwen3-0.6B", "lm")
     assert len(five_lines()) == 5

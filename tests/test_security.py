@@ -19,7 +19,7 @@ from cmt_memory.bank.codec import decode_memory
 from cmt_memory.errors import CMTError, InvalidInputError, StoreCorruptError
 from tests.bank.helpers import stored
 from tests.kills.worker import MODEL, DigestEncoder
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 PACKAGE = Path(cmt_memory.__file__).parent
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess"}
@@ -66,8 +66,7 @@ def test_no_pickle_is_shipped():
 
 
 def test_a_pickle_by_the_name_of_a_checkpoint(tmp_path: Path, bomb: bytes):
-    tiny_lm("llama").save_pretrained(tmp_path / "lm")
-    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm", "llama", "chat")
     model = CMTModel.from_llm(str(tmp_path / "lm"), ratio=4, latent=16)
     model.save_pretrained(tmp_path / "saved", include_lm=True)
     for name in ("cmt.safetensors", "lm/model.safetensors"):
@@ -81,8 +80,7 @@ def test_a_pickle_by_the_name_of_a_checkpoint(tmp_path: Path, bomb: bytes):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_an_lm_whose_weights_are_a_pickle(tmp_path: Path, bomb: bytes):
     """PyTorch's restricted unpickler, which `transformers` uses, refuses what is not a tensor."""
-    tiny_lm("llama").save_pretrained(tmp_path / "lm")
-    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm", "llama", "chat")
     (tmp_path / "lm" / "model.safetensors").unlink()
     (tmp_path / "lm" / "pytorch_model.bin").write_bytes(bomb)
     with pytest.raises(InvalidInputError, match="cannot be loaded"):

@@ -16,7 +16,7 @@ from cmt_memory.errors import (
     StoreLockedError,
 )
 from cmt_memory.ingestion import Ingestion
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_lm, tiny_model, tokenizer
 
 LONG = "\n\n".join(f"Room {i} is on floor {i % 7}. Its code is {1000 + 37 * i}. Ask at desk {i}." for i in range(60))
 
@@ -365,8 +365,7 @@ def test_every_decoding_setting_reaches_the_lm(store):
 
 
 def test_a_model_by_name(tmp_path):
-    tiny_lm("llama").save_pretrained(tmp_path / "lm")
-    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm", "llama", "chat")
     with CMTMemoryStore(tmp_path / "a", str(tmp_path / "lm")) as store:
         assert store.model.is_exact
         store.add_documents(DOCUMENTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -200,3 +201,10 @@ def tiny_lm(family: str, vocabulary: int = 512, **overrides: object) -> PreTrain
 def tiny_model(family: str = "llama", kind: str = "plain", **settings: object) -> CMTModel:
     """A CMT model around a tiny LM."""
     return CMTModel.from_llm(tiny_lm(family), tokenizer=tokenizer(kind), **settings)
+
+
+def save_tiny(folder: Path, family: str = "llama", kind: str = "plain") -> Path:
+    """A tiny LM with its tokenizer in a folder, as a hub id would load it."""
+    tiny_lm(family).save_pretrained(folder)
+    tokenizer(kind).save_pretrained(folder)
+    return folder

@@ -7,19 +7,12 @@ from typing import Any
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option, quiet
+from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet
 from cmt_memory.cli.output import print_json
-from cmt_memory.errors import InvalidInputError
 
 
 @click.command("eval", short_help="Measure how much of your text's answers memories keep, beside every control.")
-@click.option(
-    "--config",
-    "path",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file of the evaluation.",
-)
+@config_option("evaluation")
 @json_option
 @debug_option
 def evaluate(path: Path, as_json: bool) -> None:
@@ -52,10 +45,7 @@ def evaluate(path: Path, as_json: bool) -> None:
     """
     from cmt_memory.evaluation.config import read_config
 
-    try:
-        config = read_config(path)
-    except InvalidInputError as error:
-        raise click.UsageError(" ".join(str(error).split())) from error
+    config = checked_config(read_config, path)
     quiet()
     from cmt_memory.evaluation.experiments import run_evaluation
     from cmt_memory.evaluation.report import write_report

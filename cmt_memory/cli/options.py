@@ -41,7 +41,31 @@ debug_option = click.option(
     callback=_set_debug,
     help="Show the traceback of an error, and more of what happens.",
 )
+S = TypeVar("S")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def config_option(of: str) -> Callable[[F], F]:
+    """The option `--config`, a YAML file of something; the function gets its `path`."""
+    return click.option(
+        "--config",
+        "path",
+        required=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"YAML file of the {of}.",
+    )
+
+
+def checked_config(read: Callable[[Path], S], path: Path) -> S:
+    """What a configuration file says.
+
+    Raises:
+        click.UsageError: the file is wrong.
+    """
+    try:
+        return read(path)
+    except InvalidInputError as error:
+        raise click.UsageError(" ".join(str(error).split())) from error
 
 
 class Latent(click.ParamType[int | str]):

@@ -7,21 +7,14 @@ from pathlib import Path
 
 import click
 
-from cmt_memory.cli.options import debug_option, json_option, quiet
+from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet
 from cmt_memory.cli.output import print_json
-from cmt_memory.errors import InvalidInputError
 
 RECIPES = ("facts-cpu", "squad", "paper", "mac")
 
 
 @click.command(short_help="Train a compressor, so that high ratios keep what documents say.")
-@click.option(
-    "--config",
-    "path",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file of the run.",
-)
+@config_option("run")
 @json_option
 @debug_option
 def train(path: Path, as_json: bool) -> None:
@@ -47,10 +40,7 @@ def train(path: Path, as_json: bool) -> None:
     """
     from cmt_memory.training.config import read_config
 
-    try:
-        config = read_config(path)
-    except InvalidInputError as error:
-        raise click.UsageError(" ".join(str(error).split())) from error
+    config = checked_config(read_config, path)
     quiet()
     from cmt_memory.training.run import run_training
 

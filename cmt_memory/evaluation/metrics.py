@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cmt_memory.squad import exact_match, golds, normalise, token_f1
+
 Values = npt.NDArray[np.float64]
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _COUNTS_AT_ONCE = 250
-
-
-def normalise(text: str) -> str:
-    """Lower case without ASCII punctuation, articles and extra whitespace: SQuAD's `normalize_answer`.
-
-    Source: the official script `evaluate-v2.0.py` (Rajpurkar et al., arXiv 1806.03822).
-
-    Examples:
-        >>> normalise("The  U.S. Open,  a tournament")
-        'us open tournament'
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the prediction is one of the gold answers after `normalise`, else 0.
-
-    As in the official v2.0 script, gold answers of which nothing is left do not count, and if that is all of them the
-    right prediction is one of which nothing is left either.
-
-    Examples:
-        >>> exact_match("the Louvre.", ["Louvre", "the museum"])
-        1.0
-    """
-    said = normalise(prediction)
-    return max(float(said == normalise(answer)) for answer in _golds(answers))
-
-
-def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """The best token F1 over the gold answers, after `normalise`; gold answers count as in `exact_match`.
-
-    Examples:
-        >>> token_f1("in the Louvre museum", ["Louvre"])
-        0.5
-    """
-    return max(_f1(normalise(prediction).split(), normalise(answer).split()) for answer in _golds(answers))
 
 
 def prefix_match(prediction: str, answers: Sequence[str]) -> float:
@@ -64,7 +25,7 @@ def prefix_match(prediction: str, answers: Sequence[str]) -> float:
         >>> prefix_match("Louvre, which is in Lyon", ["the Louvre"])
         1.0
     """
-    gold = normalise(min(_golds(answers), key=len))
+    gold = normalise(min(golds(answers), key=len))
     return float(normalise(prediction)[: len(gold)] == gold)
 
 
@@ -78,17 +39,6 @@ def recall(found: Sequence[Hashable], relevant: Sequence[Hashable], k: int) -> f
     if not wanted:
         raise ValueError("recall needs at least one relevant document")
     return len(wanted & set(found[:k])) / len(wanted)
-
-
-def _golds(answers: Sequence[str]) -> Sequence[str]:
-    return [answer for answer in answers if normalise(answer)] or [""]
-
-
-def _f1(said: list[str], gold: list[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    same = sum((Counter(said) & Counter(gold)).values())
-    return 2 * same / (len(said) + len(gold))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cmt_memory.lazy import lazily
 
 if TYPE_CHECKING:
     from cmt_memory.training.config import TrainConfig, read_config
@@ -30,11 +31,4 @@ __all__ = [
     "run_training",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that the facts generator needs no torch."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
+from cmt_memory.squad import exact_match
 from cmt_memory.training.config import Gates
 from cmt_memory.training.facts import pools
 from cmt_memory.training.sources import Mixture
@@ -89,7 +88,7 @@ class GateKeeper:
         self, memories: Sequence[Sequence[Memory]] | None, texts: Sequence[Sequence[str]] | None = None
     ) -> float:
         answers = self._answers([asked.question for asked in self._asked], memories, texts)
-        return _mean(exact_match(answer, asked.answer) for answer, asked in zip(answers, self._asked, strict=True))
+        return _mean(exact_match(answer, [asked.answer]) for answer, asked in zip(answers, self._asked, strict=True))
 
     def _copied(self) -> float:
         memories = [[memory] for memory in self._model.compress([probe.documents[0] for probe in self._probes])]
@@ -162,17 +161,6 @@ def _others(right: Sequence[Sequence[Memory]], documents: Sequence[tuple[str, ..
         other = next((place for place in places if not set(documents[place]) & set(mine)), None)
         shuffled.append(right[other] if other is not None else [])
     return shuffled
-
-
-def exact_match(prediction: str, answer: str) -> bool:
-    """Whether two answers are the same by SQuAD's rules: case, punctuation, articles and spaces do not count."""
-    return normalised(prediction) == normalised(answer)
-
-
-def normalised(text: str) -> str:
-    """A text by SQuAD's rules."""
-    plain = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def slot_statistics(memories: Sequence[Memory]) -> dict[str, float]:

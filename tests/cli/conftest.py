@@ -10,15 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from cmt_memory.cli import main
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="session")
 def lm(tmp_path_factory):
     """Folder of a tiny LM with its tokenizer."""
     folder = tmp_path_factory.mktemp("lm")
-    tiny_lm("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 

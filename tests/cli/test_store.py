@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from cmt_memory.bank.bank import MemoryBank
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 
 def test_list_counts_and_pages(cmt, store, notes):
@@ -103,8 +103,7 @@ def test_compact_prints_what_it_gave_back(cmt, store):
 
 def test_the_command_changes_model_or_ratio_and_mends(cmt, lm, notes, tmp_path):
     path, other = tmp_path / "mem", tmp_path / "other"
-    tiny_lm("qwen3").save_pretrained(other)
-    tokenizer().save_pretrained(other)
+    save_tiny(other, "qwen3")
     own = tmp_path / "lm"
     shutil.copytree(lm, own)
     cmt("add", notes, "--store", path, "--model", own, "--encoder", "none")

@@ -12,7 +12,7 @@ import yaml
 from cmt_memory import CMTMemoryStore
 from cmt_memory.cli.train import RECIPES
 from cmt_memory.training.config import TrainConfig, checked
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 SHORT = {
     "latent": 16,
@@ -112,8 +112,7 @@ def test_the_published_schema_is_the_one_that_is_checked():
 
 def test_the_squad_recipe_on_a_qwen(cmt, tmp_path):
     """The recipe with an LM, a file and a short length put in; a tiny Qwen stands for the hub's."""
-    tiny_lm("qwen3").save_pretrained(tmp_path / "qwen")
-    tokenizer("chat").save_pretrained(tmp_path / "qwen")
+    save_tiny(tmp_path / "qwen", "qwen3", "chat")
     articles = [
         {
             "title": f"Town {a}",

@@ -16,14 +16,13 @@ from cmt_memory.evaluation.experiments import run_evaluation
 from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, Records
 from cmt_memory.settings import check_settings
 from tests.evaluation.helpers import TOWNS, squad_file, town
-from tests.tiny import tiny_lm, tokenizer
+from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    tiny_lm("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, Unsup
 from cmt_memory.model.adapted import AdaptedCompressor, start_adapted
 from cmt_memory.model.aggregator import ConcatAggregator
 from cmt_memory.model.config import AdapterConfig, CMTConfig
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_lm, tiny_model, tokenizer
 
 TEXTS = [" ".join(DOCUMENTS * 3), " ".join(reversed(DOCUMENTS * 3))]
 BOTH_WAYS = ["llama", "gpt2", "qwen3", "gemma3", "phi3", "opt", "gpt-neox", "smollm3", "mistral"]
@@ -25,8 +25,7 @@ def folders(tmp_path_factory):
     found = {}
     for family in ("llama", "gpt2"):
         found[family] = tmp_path_factory.mktemp(family)
-        tiny_lm(family).save_pretrained(found[family])
-        tokenizer().save_pretrained(found[family])
+        save_tiny(found[family], family)
     return found
 
 

@@ -14,19 +14,13 @@ from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, Unsup
 from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.parts import own_tensors
 from tests.encoders import SLOTS, TEXTS, paper_model, save_encoder, settings
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return {kind: save_encoder(tmp_path_factory.mktemp(kind), kind) for kind in ("t5", "bert")}
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_model
 
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    tiny_lm("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 

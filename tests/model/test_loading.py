@@ -12,7 +12,7 @@ import torch
 
 from cmt_memory import CMTGenerator, CMTModel
 from cmt_memory.errors import InvalidInputError
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tokenizer
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_lm, tokenizer
 
 ASK = """
 import sys
@@ -28,8 +28,7 @@ print(model.config.lm, answer.grounded, model.fingerprint["lm"], answer.text, se
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("lm")
-    tiny_lm("qwen2").save_pretrained(path)
-    tokenizer("chat").save_pretrained(path)
+    save_tiny(path, "qwen2", "chat")
     return path
 
 

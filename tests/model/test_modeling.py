@@ -11,7 +11,7 @@ import torch
 from cmt_memory import CMTGenerator, CMTModel
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
 from cmt_memory.model.agreement import next_token_agreement
-from tests.tiny import DOCUMENTS, HYBRIDS, QUESTION, tiny_lm, tiny_model, tokenizer
+from tests.tiny import DOCUMENTS, HYBRIDS, QUESTION, save_tiny, tiny_lm, tiny_model, tokenizer
 
 LONG = " ".join(DOCUMENTS * 4)
 
@@ -180,8 +180,7 @@ def test_wrong_calls_are_refused():
 
 @pytest.mark.parametrize("include_lm", [True, False])
 def test_save_and_load(tmp_path, include_lm):
-    tiny_lm("qwen3").save_pretrained(tmp_path / "lm")
-    tokenizer("chat").save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm", "qwen3", "chat")
     model = CMTModel.from_llm(str(tmp_path / "lm"), ratio=4, latent=24)
     model.save_pretrained(tmp_path / "cmt", include_lm=include_lm)
     names = {path.name for path in (tmp_path / "cmt").rglob("*") if path.is_file()}
@@ -196,8 +195,7 @@ def test_save_and_load(tmp_path, include_lm):
 
 
 def test_loading_with_another_lm_is_refused(tmp_path):
-    tiny_lm("llama").save_pretrained(tmp_path / "lm")
-    tokenizer().save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm")
     CMTModel.from_llm(str(tmp_path / "lm"), ratio=2).save_pretrained(tmp_path / "cmt")
     with pytest.raises(FingerprintMismatchError, match="another lm"):
         CMTModel.from_pretrained(tmp_path / "cmt", llm=tiny_lm("llama-mqa"), tokenizer=tokenizer())
@@ -212,8 +210,7 @@ def test_loading_with_another_lm_is_refused(tmp_path):
 
 
 def test_fingerprint_follows_the_weights_not_the_dtype(tmp_path):
-    tiny_lm("llama").save_pretrained(tmp_path / "lm")
-    tokenizer().save_pretrained(tmp_path / "lm")
+    save_tiny(tmp_path / "lm")
     full = CMTModel.from_llm(str(tmp_path / "lm"))
     half = CMTModel.from_llm(str(tmp_path / "lm"), dtype="bfloat16")
     assert full.fingerprint == half.fingerprint

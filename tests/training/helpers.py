@@ -11,7 +11,7 @@ from cmt_memory.model.config import AdapterConfig
 from cmt_memory.training.config import Episodes, Objectives, Stage, checked
 from cmt_memory.training.learner import Learner
 from cmt_memory.training.sources import Mixture, open_source
-from cmt_memory.training.units import Units
+from cmt_memory.training.units import Unit, Units
 from tests.tiny import DOCUMENTS, tiny_model
 
 TEXTS = [" ".join(DOCUMENTS * 3), " ".join(reversed(DOCUMENTS * 3))]
@@ -42,6 +42,19 @@ def learner(model: CMTModel, task: str = "answers", trains: str = "all", **objec
     made = Learner(model, Objectives(**objectives), 4096)
     made.choose(Stage(task=task, trains=trains, steps=1))
     return made
+
+
+def descend(made: Learner, unit: Unit, steps: int, rate: float) -> list[float]:
+    """Train on one unit; returns its answer loss before each step."""
+    optimizer = torch.optim.AdamW(made.chosen(), lr=rate)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        out = made(unit)
+        losses.append(out["answer"].item())
+        out["loss"].backward()
+        optimizer.step()
+    return losses
 
 
 def facts(weight: float = 1.0, **settings: object):

@@ -13,7 +13,7 @@ from cmt_memory.training.config import Episodes, Stage
 from cmt_memory.training.sources import Mixture
 from cmt_memory.training.units import AnswerUnit, Row, TextUnit, Units
 from tests.tiny import DOCUMENTS, QUESTION
-from tests.training.helpers import facts, learner, start, trainable, units
+from tests.training.helpers import descend, facts, learner, start, trainable, units
 
 FAMILIES = ["llama", "gpt2", "gemma3"]
 
@@ -203,14 +203,7 @@ def test_training_and_inference_are_one_path():
     document = tuple(model.lm.encode_document(DOCUMENTS[1]))
     unit = AnswerUnit(4, (document,), (Row((0,), (0,), row.question, row.prompt, target),))
     made = learner(model)
-    optimizer = torch.optim.AdamW(made.chosen(), lr=5e-3)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        out = made(unit)
-        losses.append(out["answer"].item())
-        out["loss"].backward()
-        optimizer.step()
+    losses = descend(made, unit, 30, 5e-3)
     assert losses[-1] < losses[0] / 2
     snapshot = model.with_state(model.config, model.state())
     assert greedy(snapshot, snapshot.compress([DOCUMENTS[1]]), row.prompt) == target
@@ -228,14 +221,7 @@ def test_facts_are_learned_from_memories_on_the_bundled_lm():
     rows = tuple(row for row in drawn.rows if row.gold)
     unit = AnswerUnit(4, drawn.documents, rows)
     made = learner(model)
-    optimizer = torch.optim.AdamW(made.chosen(), lr=1e-3)
-    losses = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        out = made(unit)
-        losses.append(out["answer"].item())
-        out["loss"].backward()
-        optimizer.step()
+    losses = descend(made, unit, 20, 1e-3)
     count = len(unit.documents)
     wrong = tuple(
         Row(tuple((i + 1) % count for i in row.documents), row.gold, row.question, row.prompt, row.answer)

@@ -15,9 +15,9 @@ from cmt_memory.errors import InvalidInputError
 from cmt_memory.training.config import checked
 from cmt_memory.training.run import run_training
 from cmt_memory.training.units import AnswerUnit, Row
-from tests.encoders import SLOTS, paper_model, save_encoder, settings
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tiny_model, tokenizer
-from tests.training.helpers import learner, units
+from tests.encoders import SLOTS, paper_model, settings
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_model
+from tests.training.helpers import descend, learner, units
 
 OBJECTIVES = {
     "answer": {"answer": 1.0},
@@ -29,15 +29,9 @@ QUIET = {"memory_over_shuffled": None, "effective_rank": None, "mean_cosine": No
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    return {kind: save_encoder(tmp_path_factory.mktemp(kind), kind) for kind in ("t5", "bert")}
-
-
-@pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    tiny_lm("qwen3").save_pretrained(folder)
-    tokenizer("chat").save_pretrained(folder)
+    save_tiny(folder, "qwen3", "chat")
     return folder
 
 
@@ -102,14 +96,7 @@ def test_a_batch_is_learned_and_wrong_memories_are_worse(encoders, across):
     # The same question after either document, so that the memory alone can tell the answer.
     first, second = unit.rows
     unit = AnswerUnit(1, unit.documents, (first, Row((1,), (1,), first.question, first.prompt, second.answer)))
-    optimizer = torch.optim.AdamW(made.chosen(), lr=1e-2)
-    losses = []
-    for _ in range(50):
-        optimizer.zero_grad()
-        out = made(unit)
-        losses.append(out["answer"].item())
-        out["loss"].backward()
-        optimizer.step()
+    losses = descend(made, unit, 50, 1e-2)
     swapped = tuple(
         Row(other.documents, row.gold, row.question, row.prompt, row.answer)
         for row, other in zip(unit.rows, unit.rows[::-1], strict=True)

@@ -17,7 +17,7 @@ from cmt_memory.errors import GateFailedError, InvalidInputError
 from cmt_memory.training.config import checked
 from cmt_memory.training.run import run_training
 from cmt_memory.training.trainer import CMTTrainer
-from tests.tiny import DOCUMENTS, QUESTION, tiny_lm, tokenizer
+from tests.tiny import DOCUMENTS, QUESTION, save_tiny
 
 FACTS = {"kind": "facts", "facts": [1, 2]}
 PRETRAIN = {"task": "pretrain", "trains": "maps", "steps": 3, "batch": 3}
@@ -28,8 +28,7 @@ QUIET = {"memory_over_shuffled": None, "effective_rank": None, "mean_cosine": No
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    tiny_lm("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 
