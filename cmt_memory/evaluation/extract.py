@@ -53,7 +53,7 @@ class Nearest:
             cosines = np.stack(self._encoded(candidates)) @ self._encoder.encode_query(question)
             rankings.append(_descending(cosines.tolist()))
         if self._weigher is not None:
-            weights, _ = self._weigher.weigh(self._words.of(question))
+            weights, *_ = self._weigher.weigh(self._words.of(question))
             rankings.append(_descending([idf_share(weights, set(self._words.of(text))) for text in candidates]))
         return reciprocal_rank_fusion(rankings)
 

@@ -15,13 +15,14 @@ from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
-from cmt_memory.retrieval.lexical import QuestionWords, Words, idf_share
+from cmt_memory.retrieval.lexical import QuestionWords, Words, bm25, idf_share
 
 CHANNELS = ("dense", "bm25", "memory")
 DEFAULT_CHANNELS = ("dense", "bm25")
 
 _MIN_DEPTH = 32
 _DEPTH = 4
+_AGAIN = 2
 
 
 class Selector(Protocol):
@@ -104,8 +105,20 @@ class HybridSelector:
 
     def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
         if "bm25" in self.channels:
-            search.weights, words = self._question_words.weigh(self._words.of(question))
-            search.bm25 = dict(self._bank.search_words(words, depth, condition))
+            search.weights, words, also = self._question_words.weigh(self._words.of(question))
+            most = _AGAIN * depth if also else depth
+            found = dict(self._bank.search_words(words, most, condition))
+            if also:
+                found = self._weighed(list(found), {word: search.weights[word] for word in (*words, *also)}, depth)
+            search.bm25 = found
+
+    def _weighed(self, keys: list[int], weights: dict[str, float], depth: int) -> dict[int, float]:
+        """The first ``depth`` of some passages by the BM25 of all words, with that."""
+        rows = list(self._bank.passages(keys).values())
+        texts = [row.text for row in rows]
+        values = bm25(weights, self._words.counts(texts, list(weights)), [len(text) for text in texts])
+        order = sorted(range(len(rows)), key=lambda place: (-values[place], rows[place].key))
+        return {rows[place].key: values[place] for place in order[:depth]}
 
     def _by_vectors(self, search: _Search, question: str, depth: int, condition: Condition | None) -> Vector | None:
         """Search the dense channel and the memories' own; return the question's dense vector if there is one."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from cmt_memory.bank.records import StoredDocument, StoredPassage
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder, resolve_encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
-from cmt_memory.retrieval.lexical import QuestionWords, Words, idf_share
+from cmt_memory.retrieval.lexical import QuestionWords, Words, bm25, idf_share
 from cmt_memory.retrieval.selector import HybridSelector
 
 TEXTS = {
@@ -203,13 +205,59 @@ def test_common_words_are_dropped_in_large_banks_only(tmp_path: Path):
         ]
     )
     counter = QuestionWords(bank)
-    weights, words = counter.weigh(["common", "77", "zorblax"])
-    assert words == ["77", "common"]
+    weights, words, also = counter.weigh(["common", "77", "zorblax"])
+    assert (words, also) == (["77", "common"], [])
     assert weights["zorblax"] > weights["77"] > weights["common"] > 0
     put(bank, {"more": "the common end", "last": "the common rare"}, None)
     assert counter.weigh(["common", "77", "rare"])[1] == ["77", "rare"]
-    assert counter.weigh(["common", "the"])[1] == ["common", "the"]
+    _, words, also = counter.weigh(["common", "the"])
+    assert [*words, *also] == ["common", "the"]
     bank.close()
+
+
+def test_words_of_very_many_passages_only_weigh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the rarest words suffice to find passages, all words decide among those, by nearly the same BM25."""
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._ALL_WORDS_UP_TO", 100)
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._COMMON", 0.5)
+    rng = random.Random(0)
+    words = [f"w{n}" for n in range(40)]
+    texts = {f"d{n}": " ".join(rng.choices(words, range(40, 0, -1), k=rng.randint(3, 12))) for n in range(400)}
+    bank = MemoryBank(tmp_path)
+    put(bank, texts, None)
+    selector = HybridSelector(bank, None)
+    same, without = 0, 0
+    for _ in range(40):
+        question = " ".join(rng.sample(words, 6))
+        monkeypatch.setattr("cmt_memory.retrieval.lexical._MOST_WALKED", 10_000)
+        exact = [hit.id for hit in selector.select(question, k=5)]
+        monkeypatch.setattr("cmt_memory.retrieval.lexical._MOST_WALKED", 120)
+        _, some, also = QuestionWords(bank).weigh(Words().of(question))
+        assert some
+        assert also
+        same += len({hit.id for hit in selector.select(question, k=5)} & set(exact))
+        without += len({hit.id for hit in selector.select(" ".join(some), k=5)} & set(exact))
+    bank.close()
+    assert same / 200 > 0.8
+    assert without / 200 < 0.6
+
+
+def test_bm25_orders_texts_as_the_lexicon_does(tmp_path: Path):
+    rng = random.Random(1)
+    words = [f"w{n}" for n in range(30)]
+    texts = {f"d{n}": " ".join(rng.choices(words, range(30, 0, -1), k=rng.randint(5, 40))) for n in range(300)}
+    bank = MemoryBank(tmp_path)
+    put(bank, texts, None)
+    question = words[20:26]
+    held = bank.word_counts(question)
+    weights = {word: math.log((300 - held[word] + 0.5) / (held[word] + 0.5)) for word in question}
+    found = dict(bank.search_words(question, 300))
+    rows = bank.passages(list(found))
+    counts = Words().counts([rows[key].text for key in found], question)
+    assert counts == [{w: n for w in question if (n := rows[key].text.split().count(w))} for key in found]
+    ours = bm25(weights, counts, [len(rows[key].text.split()) for key in found])
+    assert np.corrcoef(ours, list(found.values()))[0, 1] > 0.999
+    bank.close()
+    assert bm25({}, [], []) == []
 
 
 def test_idf_share():
