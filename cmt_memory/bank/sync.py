@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,8 +19,11 @@ from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.records import Vector, VectorTable
 from cmt_memory.errors import CMTError, StoreClosedError, StoreFullError, StoreLockedError
+from cmt_memory.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+_LONG = 5_000
 
 
 class SyncedIndex:
@@ -133,7 +138,7 @@ class SyncedIndex:
                 self._catch_up()
 
     def rebuild(self, reason: str, level: int = logging.WARNING) -> None:
-        """Drop the collection and write it anew from the ledger.
+        """Drop the collection and write it anew from the ledger; a terminal sees a bar where it takes seconds.
 
         Raises:
             StoreLockedError: Others share the folder at the moment.
@@ -152,8 +157,10 @@ class SyncedIndex:
                 self._unused = None
                 self._ledger.mark_all_unindexed(self._table)
                 waiting = self._queries.to_index(self._table)
+                show = len(waiting) >= _LONG and sys.stderr.isatty()
                 try:
-                    self._write(waiting)
+                    with Progress("Rebuilding the index", len(waiting), unit="passages", show=show) as bar:
+                        self._write(waiting, bar.advance)
                 except IndexBrokenError as error:
                     if error.no_room:
                         raise _full(error) from error
@@ -278,7 +285,7 @@ class SyncedIndex:
             self._index.tidy()
         self._note_files(self._index.outline(), closed=False)
 
-    def _write(self, keys: list[int]) -> None:
+    def _write(self, keys: list[int], on_progress: Callable[[int], None] | None = None) -> None:
         for _, some in chunks(keys):
             found, vectors = self._queries.vectors(some, self._table)
             metadatas = self._queries.metadata_of(found, expired=True)
@@ -286,6 +293,8 @@ class SyncedIndex:
             if alive:
                 kept = [found[place] for place in alive]
                 self._index.upsert(kept, np.ascontiguousarray(vectors[alive]), [metadatas[key] for key in kept])
+            if on_progress is not None:
+                on_progress(len(some))
 
     def _note_files(self, files: Footprint, *, closed: bool) -> None:
         record = {"closed": closed, "files": files}

@@ -56,6 +56,18 @@ def test_a_deleted_index_is_rebuilt(folder: Path, warnings_seen: list[str]):
     bank.close()
 
 
+@pytest.mark.parametrize(("terminal", "long"), [(True, True), (True, False), (False, True)])
+def test_a_long_rebuild_shows_a_bar_on_a_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, long: bool
+):
+    monkeypatch.setattr("cmt_memory.bank.sync._LONG", 30 if long else 31)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    shutil.rmtree(folder / "chroma")
+    MemoryBank(folder).close()
+    shown = capsys.readouterr().err
+    assert ("Rebuilding the index" in shown and "30/30 passages" in shown) is (terminal and long)
+
+
 @pytest.mark.parametrize("victim", ["chroma.sqlite3", "folder is a file"])
 def test_a_corrupted_index_is_rebuilt(folder: Path, warnings_seen: list[str], victim: str):
     if victim == "chroma.sqlite3":
