@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -134,8 +134,7 @@ def ingest(rounds: int, documents: int, output: Path | None, as_json: bool, **mo
     Example:  cmt-memory bench ingest
     Script:   cmt-memory bench ingest --json
     """
-    result = _ingest(model, rounds, documents)
-    _show(result, output, as_json, _print_ingest)
+    _show(_rounds("measure_ingest", model, rounds, documents), output, as_json, _print_ingest)
 
 
 @bench.command(short_help="Bytes of a document's memory, its text and its full keys and values.")
@@ -151,9 +150,7 @@ def storage(documents: int, output: Path | None, as_json: bool, **model: Any) ->
     Example:  cmt-memory bench storage
     Script:   cmt-memory bench storage --ratio 8 --json
     """
-    result = _ingest(model, 1, documents)
-    kept = {name: result[name] for name in ("bytes_per_document", "settings", "machine")}
-    _show(kept, output, as_json, _print_storage)
+    _show(_rounds("measure_storage", model, 1, documents), output, as_json, _print_storage)
 
 
 @bench.command(short_help="Searching, opening and rebuilding a large store.")
@@ -182,15 +179,18 @@ def search(memories: int, questions: int, folder: Path | None, output: Path | No
     _show(result, output, as_json, _print_search)
 
 
-def _ingest(model: dict[str, Any], rounds: int, documents: int) -> dict[str, Any]:
+def _rounds(
+    measure: Literal["measure_ingest", "measure_storage"], model: dict[str, Any], rounds: int, documents: int
+) -> dict[str, Any]:
     click.echo(f"Building a random model of shape {model['shape']} ...", err=True)
     quiet()
-    from cmt_memory.evaluation.ingest import IngestSettings, measure_ingest
+    from cmt_memory.evaluation import ingest
     from cmt_memory.progress import Progress
 
-    settings = IngestSettings(**model, rounds=rounds, documents=documents)
+    settings = ingest.IngestSettings(**model, rounds=rounds, documents=documents)
     with Progress("Measuring", rounds, unit="rounds", show=sys.stderr.isatty()) as bar:
-        return measure_ingest(settings, lambda: bar.advance(1))
+        result: dict[str, Any] = getattr(ingest, measure)(settings, lambda: bar.advance(1))
+    return result
 
 
 def _print_ingest(result: dict[str, Any]) -> None:
@@ -206,11 +206,12 @@ def _print_storage(result: dict[str, Any]) -> None:
     click.echo(f"a document of {settings['document_tokens']} tokens, {asked}:")
     for name, meaning in (
         ("payload", "its memory"),
-        ("store", "everything in the store's folder"),
+        ("store", "what it adds to the store's folder"),
         ("text", "its text"),
         ("full_kv", "its full keys and values"),
     ):
         click.echo(f"  {meaning:34}{size(kept[name]):>12}")
+    click.echo(f"once for a store: {size(result['bytes_per_store'])}, most of it the latent's projection")
 
 
 def _print_search(result: dict[str, Any]) -> None:

@@ -54,55 +54,103 @@ def measure_ingest(settings: IngestSettings, on_round: Callable[[], None] | None
         on_round: called after each round.
 
     Returns:
-        `tokens_per_s` of both ways, `share` (the store's over the bare pass's, by round, median), its `spread`,
-        `bytes_per_document` of payload, whole store, text and the full keys and values, and what was measured on what.
+        `tokens_per_s` of both ways, `share` (the store's over the bare pass's, by round, median), its `spread`, and
+        what was measured on what.
     """
-    rng = random.Random(0)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    lm, tokenizer = random_lm(settings.shape, settings.dtype, device)
-
-    def documents() -> list[str]:
-        return [sentences(rng, tokenizer, settings.document_tokens - 2) for _ in range(settings.documents)]
-
-    model = CMTModel.from_llm(
-        lm, tokenizer=tokenizer, ratio=settings.ratio, latent=settings.latent, fit_on=documents()[:4]
-    )
     ours, bare = [], []
-    with tempfile.TemporaryDirectory(prefix="cmt-memory-bench-", ignore_cleanup_errors=True) as folder:
-        with CMTMemoryStore(
-            folder,
-            model,
-            encoder=resolve_encoder(settings.encoder),
-            passage_tokens=settings.document_tokens,
-            slot_dtype=settings.slot_dtype,
-        ) as store:
-            store.add_documents(documents()[:2])
-            for _ in range(settings.rounds):
-                texts = documents()
-                tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
-                bare.append(tokens / _bare(model, texts))
-                started = time.perf_counter()
-                store.add_documents(texts)
-                ours.append(tokens / (time.perf_counter() - started))
-                if on_round is not None:
-                    on_round()
-            stats = store.stats()
-        on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    with _Made(settings) as made, made.store() as store:
+        store.add_documents(made.documents(2))
+        for _ in range(settings.rounds):
+            texts = made.documents(settings.documents)
+            tokens = sum(len(made.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+            bare.append(tokens / _bare(made.model, texts))
+            started = time.perf_counter()
+            store.add_documents(texts)
+            ours.append(tokens / (time.perf_counter() - started))
+            if on_round is not None:
+                on_round()
+        encoder = store.stats()["encoder"]
     shares = [a / b for a, b in zip(ours, bare, strict=True)]
-    kept = settings.rounds * settings.documents + 2
     return {
         "tokens_per_s": {"store": median(ours, 1), "bare_forward": median(bare, 1)},
         "share": median(shares, 3),
         "spread": {"share": spread(shares, 3)},
+        "settings": asdict(settings) | {"device": made.device, "encoder": encoder},
+        "machine": machine(made.device),
+    }
+
+
+def measure_storage(settings: IngestSettings, on_round: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Add documents, `rounds` times as many, and see what the closed store takes after the first two and after all.
+
+    Args:
+        settings: what to measure.
+        on_round: called after each round.
+
+    Returns:
+        `bytes_per_document` of payload, of the store (what each document adds to its folder), of text and of the
+        full keys and values; `bytes_per_store`, which it takes once; and what was measured on what.
+    """
+    with _Made(settings) as made:
+        with made.store() as store:
+            store.add_documents(made.documents(2))
+        small = made.on_disk()
+        with made.store() as store:
+            for _ in range(settings.rounds):
+                store.add_documents(made.documents(settings.documents))
+                if on_round is not None:
+                    on_round()
+            stats = store.stats()
+        further = settings.rounds * settings.documents
+        added = (made.on_disk() - small) / further
+        model = made.model
+    return {
         "bytes_per_document": {
-            "payload": round(stats["payload_bytes"] / kept),
-            "store": round(on_disk / kept),
-            "text": round(stats["text_bytes"] / kept),
+            "payload": round(stats["payload_bytes"] / (further + 2)),
+            "store": round(added),
+            "text": round(stats["text_bytes"] / (further + 2)),
             "full_kv": settings.document_tokens * model.lm.layout.width * model.lm.dtype.itemsize,
         },
-        "settings": asdict(settings) | {"device": device, "encoder": stats["encoder"]},
-        "machine": machine(device),
+        "bytes_per_store": round(small - 2 * added),
+        "settings": asdict(settings) | {"device": made.device, "encoder": stats["encoder"]},
+        "machine": machine(made.device),
     }
+
+
+class _Made:
+    """A random model, documents for it, and a folder for a store, which goes at the end."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings, self._rng = settings, random.Random(0)
+        self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        lm, self.tokenizer = random_lm(settings.shape, settings.dtype, self.device)
+        self.model = CMTModel.from_llm(
+            lm, tokenizer=self.tokenizer, ratio=settings.ratio, latent=settings.latent, fit_on=self.documents(4)
+        )
+        self._folder = tempfile.TemporaryDirectory(prefix="cmt-memory-bench-", ignore_cleanup_errors=True)
+
+    def documents(self, count: int) -> list[str]:
+        tokens = self._settings.document_tokens - 2
+        return [sentences(self._rng, self.tokenizer, tokens) for _ in range(count)]
+
+    def store(self) -> CMTMemoryStore:
+        return CMTMemoryStore(
+            self._folder.name,
+            self.model,
+            encoder=resolve_encoder(self._settings.encoder),
+            passage_tokens=self._settings.document_tokens,
+            slot_dtype=self._settings.slot_dtype,
+        )
+
+    def on_disk(self) -> int:
+        """Bytes of the closed store's files."""
+        return sum(path.stat().st_size for path in Path(self._folder.name).rglob("*") if path.is_file())
+
+    def __enter__(self) -> _Made:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
 
 
 @torch.no_grad()
