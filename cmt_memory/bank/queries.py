@@ -306,7 +306,6 @@ class Queries:
 
     def search_words(self, words: Sequence[str], limit: int, condition: Condition | None) -> list[tuple[int, float]]:
         """Passages with any of the words, best BM25 first, with that value (higher is better)."""
-        quoted = " OR ".join('"' + word.replace('"', '""').replace("\0", " ") + '"' for word in words)
         sql = "SELECT lexicon.rowid, -lexicon.rank FROM lexicon"
         values: list[Any] = []
         test = ""
@@ -316,11 +315,25 @@ class Queries:
             test = f" AND {test}"
         gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
         sql += f" WHERE lexicon MATCH ?{test} AND lexicon.rowid NOT IN ({gone}) ORDER BY lexicon.rank LIMIT ?"
-        return [(row[0], row[1]) for row in self._all(sql, (quoted, *values, limit))]
+        return [(row[0], row[1]) for row in self._all(sql, (_any_of(words), *values, limit))]
 
-    def word_counts(self, words: Sequence[str]) -> dict[str, int]:
-        """In how many passages each word occurs; words in none are left out."""
-        return {row[0]: row[1] for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)}
+    def word_counts(self, words: Sequence[str], most: int | None = None) -> dict[str, int]:
+        """In how many passages each word occurs; words in none are left out.
+
+        Counting walks the passages: of a word in more than ``most``, the first that many are walked, and the rest is
+        as frequent.
+        """
+        if most is None:
+            return {row[0]: row[1] for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)}
+        sql = "SELECT count(*), max(rowid) FROM (SELECT rowid FROM lexicon WHERE lexicon MATCH ? LIMIT ?)"
+        found: dict[str, int] = {}
+        with self._database.read() as connection:
+            (last,) = connection.execute("SELECT max(key) FROM passages").fetchone()
+            for word in words:
+                count, reached = connection.execute(sql, (_any_of([word]), most + 1)).fetchone()
+                if count:
+                    found[word] = count if count <= most else max(count, round(count * last / reached))
+        return found
 
     # -- sizes ----------------------------------------------------------------------------------------------
 
@@ -364,6 +377,11 @@ class Queries:
             for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """A query of the lexicon for passages with any of the words."""
+    return " OR ".join('"' + word.replace('"', '""').replace("\0", " ") + '"' for word in words)
 
 
 def _metadata(id: str, text: str) -> dict[str, Any]:

@@ -260,9 +260,14 @@ class BankReader:
         """
         return self._queries.search_words(words, min(k, self.count_passages()), condition) if words else []
 
-    def word_counts(self, words: Sequence[str]) -> dict[str, int]:
-        """In how many passages each word occurs; words in none are left out."""
-        return self._queries.word_counts(words)
+    def word_counts(self, words: Sequence[str], most: int | None = None) -> dict[str, int]:
+        """In how many passages each word occurs; words in none are left out.
+
+        Args:
+            words: Words as the lexicon's tokenizer makes them.
+            most: Estimate the count of a word that is in more passages than this from the first that many.
+        """
+        return self._queries.word_counts(words, most)
 
     def count_passages(self) -> int:
         """Number of passages."""

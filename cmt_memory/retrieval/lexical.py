@@ -98,7 +98,8 @@ class QuestionWords:
             known = self._counts = {}
             self._counted_at = (changes, total)
         missing = [word for word in words if word not in known]
-        known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing) if missing else {})
+        most = int(_COMMON * total) if total > _ALL_WORDS_UP_TO else None  # a word of more is not searched for
+        known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing, most) if missing else {})
         return {word: min(known[word], total) for word in words}
 
 

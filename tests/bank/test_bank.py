@@ -410,6 +410,16 @@ def test_an_interrupted_change_of_encoder_goes_on(bank: MemoryBank):
     bank.close()
 
 
+def test_counts_of_frequent_words_are_estimated(bank: MemoryBank):
+    bank.put([stored(f"d{n}", "every" + " other" * (n % 2) + " first" * (n < 50), seed=n) for n in range(200)])
+    assert bank.word_counts(["every", "other", "first", "none"]) == {"every": 200, "other": 100, "first": 50}
+    assert bank.word_counts(["every", "other", "first", "none"], 100) == {"every": 200, "other": 100, "first": 50}
+    estimated = bank.word_counts(["every", "other", 'f"irst', "first"], 40)
+    assert estimated["every"] == 200
+    assert estimated["other"] == pytest.approx(100, abs=3)
+    assert estimated["first"] > 40  # a word that is not evenly spread is taken for more frequent than it is
+
+
 def test_passages_without_vectors(bank: MemoryBank):
     bank.put([StoredDocument("a", "only words", {}, [StoredPassage(0, 10, 2)])])
     assert not (bank.path / "chroma").exists()
