@@ -112,6 +112,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
                     "lazy=True compresses from the kept text, so it does not go with keep_text=False."
                 )
             self.bank.warm_up()
+            self.selector.warm_up()
         except BaseException:
             bank.close()
             raise

@@ -6,8 +6,10 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreCorruptError, StoreFullError
@@ -15,6 +17,8 @@ from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, Sto
 FORMAT = 2
 TOKENIZER = "unicode61 remove_diacritics 2"
 _BUSY_SECONDS = 60.0
+_CACHE_BYTES = 128 * 1024 * 1024
+"""Most that a connection keeps of the file: the words of a million passages and their lengths."""
 _WAL_BYTES = 4 * 1024 * 1024
 # What SQLite reports for quotas, file size limits and a full disk under its shared memory.
 _NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -109,7 +113,7 @@ class Database:
         """Which payloads count, as it was when the ledger was opened."""
         self._pid = os.getpid()
         self._closed = False
-        self._pool: list[sqlite3.Connection] = []
+        self._pools: dict[str, list[sqlite3.Connection]] = defaultdict(list)
         self._pool_lock = threading.Lock()
         self._write_lock = threading.RLock()
         self._writer: sqlite3.Connection | None = None
@@ -124,11 +128,15 @@ class Database:
             raise
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection on which every statement sees one and the same commit."""
+    def read(self, pool: str = "rows") -> Iterator[sqlite3.Connection]:
+        """Lend a connection on which every statement sees one and the same commit.
+
+        Args:
+            pool: Connections that read the same parts of the file, and so keep them in memory, have a name in common.
+        """
         self.check_open()
         with self._pool_lock:
-            connection = self._pool.pop() if self._pool else None
+            connection = self._pools[pool].pop() if self._pools[pool] else None
         try:
             connection = connection or self._connect()
             connection.execute("BEGIN")
@@ -137,14 +145,14 @@ class Database:
             raise _explain(error, self.path) from error
         finally:
             if connection is not None:
-                self._take_back(connection)
+                self._take_back(connection, pool)
 
-    def _take_back(self, connection: sqlite3.Connection) -> None:
+    def _take_back(self, connection: sqlite3.Connection, pool: str) -> None:
         if connection.in_transaction:
             connection.rollback()
         with self._pool_lock:
             if not self._closed:
-                self._pool.append(connection)
+                self._pools[pool].append(connection)
                 return
         connection.close()
 
@@ -183,9 +191,9 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            for connection in [*self._pool, *([self._writer] if self._writer else [])]:
+            for connection in [*chain(*self._pools.values()), *([self._writer] if self._writer else [])]:
                 connection.close()
-            self._pool.clear()
+            self._pools.clear()
 
     def check_open(self) -> None:
         """Raise ``StoreClosedError`` where the ledger is closed, or was opened before a fork."""
@@ -209,7 +217,7 @@ class Database:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            connection.execute("PRAGMA cache_size = -8192")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_BYTES // 1024}")
             connection.create_function("cmt_now", 0, lambda: float(self.clock()))
         except BaseException:
             connection.close()

@@ -18,6 +18,7 @@ from cmt_memory.errors import InvalidInputError, StoreCorruptError
 T = TypeVar("T")
 
 _CHUNK = 500
+_WORDS = "words"
 # Documents whose time has come are gone for every reader, before the next write removes them.
 _LIVE = "(d.expires IS NULL OR d.expires > cmt_now())"
 LACKING = (
@@ -39,8 +40,8 @@ class Queries:
         self.keep_text = False
         """Whether every document has a text, so that one without is damaged."""
 
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._database.read() as connection:
+    def _all(self, sql: str, values: Sequence[Any] = (), pool: str = "rows") -> list[tuple[Any, ...]]:
+        with self._database.read(pool) as connection:
             return connection.execute(sql, values).fetchall()
 
     @property
@@ -315,7 +316,7 @@ class Queries:
             test = f" AND {test}"
         gone = f"SELECT key FROM passages WHERE document IN ({_EXPIRED})"
         sql += f" WHERE lexicon MATCH ?{test} AND lexicon.rowid NOT IN ({gone}) ORDER BY lexicon.rank LIMIT ?"
-        return [(row[0], row[1]) for row in self._all(sql, (_any_of(words), *values, limit))]
+        return [(row[0], row[1]) for row in self._all(sql, (_any_of(words), *values, limit), _WORDS)]
 
     def word_counts(self, words: Sequence[str], most: int | None = None) -> dict[str, int]:
         """In how many passages each word occurs; words in none are left out.
@@ -324,15 +325,26 @@ class Queries:
         as frequent.
         """
         if most is None:
-            return {row[0]: row[1] for row in self._in("SELECT term, doc FROM lexicon_terms WHERE term IN (%s)", words)}
+            sql = "SELECT term, doc FROM lexicon_terms WHERE term IN (%s)"
+            return {row[0]: row[1] for row in self._in(sql, words, _WORDS)}
         sql = "SELECT count(*), max(rowid) FROM (SELECT rowid FROM lexicon WHERE lexicon MATCH ? LIMIT ?)"
         found: dict[str, int] = {}
-        with self._database.read() as connection:
+        with self._database.read(_WORDS) as connection:
             (last,) = connection.execute("SELECT max(key) FROM passages").fetchone()
             for word in words:
                 count, reached = connection.execute(sql, (_any_of([word]), most + 1)).fetchone()
                 if count:
                     found[word] = count if count <= most else max(count, round(count * last / reached))
+        return found
+
+    def frequent_words(self, least: int) -> dict[str, int]:
+        """The words in at least so many passages, with that number; walks the whole lexicon, until a close."""
+        found: dict[str, int] = {}
+        with self._database.read(_WORDS) as connection:
+            for word, count in connection.execute("SELECT term, doc FROM lexicon_terms"):
+                if count >= least:
+                    found[word] = count
+                self._database.check_open()
         return found
 
     # -- sizes ----------------------------------------------------------------------------------------------
@@ -368,12 +380,12 @@ class Queries:
             raise StoreCorruptError(f"the text of the document {id!r} is damaged; delete it and add it again.")
         return text or b""
 
-    def _in(self, sql: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    def _in(self, sql: str, values: Sequence[Any], pool: str = "rows") -> Iterable[tuple[Any, ...]]:
         """Run a statement with ``IN (%s)`` for any number of values, all on the same commit."""
         if len(values) <= _CHUNK:
-            return self._all(sql % ",".join("?" * len(values)), values)
+            return self._all(sql % ",".join("?" * len(values)), values, pool)
         rows: list[tuple[Any, ...]] = []
-        with self._database.read() as connection:
+        with self._database.read(pool) as connection:
             for _, some in chunks(values):
                 rows += connection.execute(sql % ",".join("?" * len(some)), some)
         return rows

@@ -269,6 +269,14 @@ class BankReader:
         """
         return self._queries.word_counts(words, most)
 
+    def frequent_words(self, least: int) -> dict[str, int]:
+        """The words in at least so many passages, with that number; seconds in a large bank.
+
+        Raises:
+            StoreClosedError: The bank was closed, also meanwhile.
+        """
+        return self._queries.frequent_words(least)
+
     def count_passages(self) -> int:
         """Number of passages."""
         return self._queries.count_passages()

@@ -7,10 +7,12 @@ import sqlite3
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from cmt_memory.bank.database import TOKENIZER
+from cmt_memory.errors import CMTError
 
 if TYPE_CHECKING:
     from cmt_memory.bank.bank import MemoryBank
@@ -19,6 +21,7 @@ _ALL_WORDS_UP_TO = 10_000
 _COMMON = 0.05
 _MOST_WORDS = 256
 _MOST_WALKED = 20_000
+_FREQUENT = 1_000
 _K1, _B = 1.2, 0.75
 # Counting a word means walking all its passages, so large banks count each one rarely.
 _DRIFT = 0.02
@@ -89,8 +92,23 @@ class QuestionWords:
             searched = max(1, bisect_right(walked, _MOST_WALKED))
         return weights, used[:searched], used[searched:]
 
+    def warm_up(self) -> None:
+        """Count all frequent words of a large bank in the background, which the first questions then need not."""
+
+        def count() -> None:
+            with suppress(CMTError):  # a closed bank needs no counts, a damaged one tells at the first question
+                changes, total = self._bank.changes(), self._bank.count_passages()
+                known = self._bank.frequent_words(max(1, total // _FREQUENT))
+                self._counts, self._counted_at = known, (changes, total)
+
+        if self._bank.count_passages() > _ALL_WORDS_UP_TO:
+            threading.Thread(target=count, name="cmt-memory-words").start()
+
     def _count(self, words: list[str], total: int) -> dict[str, int]:
-        """Passages with each word; in a large bank as counted before, while its size is nearly the same."""
+        """Passages with each word; in a large bank as counted before, while its size is nearly the same.
+
+        Of a word in too many passages to bring any in, the first of them are counted.
+        """
         changes = self._bank.changes()
         known, (counted_changes, counted_total) = self._counts, self._counted_at
         near = total > _ALL_WORDS_UP_TO and abs(total - counted_total) <= _DRIFT * total
@@ -98,7 +116,7 @@ class QuestionWords:
             known = self._counts = {}
             self._counted_at = (changes, total)
         missing = [word for word in words if word not in known]
-        most = int(_COMMON * total) if total > _ALL_WORDS_UP_TO else None  # a word of more is not searched for
+        most = min(int(_COMMON * total), _MOST_WALKED) if total > _ALL_WORDS_UP_TO else None
         known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing, most) if missing else {})
         return {word: min(known[word], total) for word in words}
 

@@ -70,6 +70,11 @@ class HybridSelector:
         self._words = Words()
         self._question_words = QuestionWords(bank)
 
+    def warm_up(self) -> None:
+        """Begin in the background what the first question would wait for."""
+        if "bm25" in self.channels:
+            self._question_words.warm_up()
+
     def select(
         self, question: str, k: int = 4, filter: Filter | None = None, min_score: float | None = None
     ) -> list[MemoryHit]:
@@ -96,12 +101,8 @@ class HybridSelector:
             words = beside.submit(self._by_words, search, question, depth, condition)
             vector = self._by_vectors(search, question, depth, condition)
             words.result()
-        nearest = list(search.dense)
-        if vector is not None:
-            others = dict.fromkeys([*search.bm25, *search.memory])
-            search.dense |= self._bank.cosines(vector, [key for key in others if key not in search.dense])
-        ranking = reciprocal_rank_fusion([nearest, list(search.bm25), list(search.memory)])
-        return self._hits(search, ranking, k, min_score)
+        ranking = reciprocal_rank_fusion([list(search.dense), list(search.bm25), list(search.memory)])
+        return self._hits(search, vector, ranking, k, min_score)
 
     def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
         if "bm25" in self.channels:
@@ -132,12 +133,16 @@ class HybridSelector:
         search.dense = dict(self._bank.search_vectors(vector, depth, condition))
         return vector
 
-    def _hits(self, search: _Search, ranking: list[int], k: int, min_score: float | None) -> list[MemoryHit]:
+    def _hits(
+        self, search: _Search, vector: Vector | None, ranking: list[int], k: int, min_score: float | None
+    ) -> list[MemoryHit]:
         """The first ``k`` of the ranking that reach ``min_score``, read from the ledger ``k`` at a time."""
         hits: list[MemoryHit] = []
         for start in range(0, len(ranking), k):
             some = ranking[start : start + k]
             rows = self._bank.passages(some)
+            if vector is not None:
+                search.dense |= self._bank.cosines(vector, [key for key in some if key not in search.dense])
             for key in some:
                 if key in rows:
                     score = self._score(search, rows[key])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,24 @@ def test_words_of_very_many_passages_only_weigh(tmp_path: Path, monkeypatch: pyt
     bank.close()
     assert same / 200 > 0.8
     assert without / 200 < 0.6
+
+
+def test_frequent_words_of_a_large_bank_are_counted_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._ALL_WORDS_UP_TO", 100)
+    bank = MemoryBank(tmp_path)
+    put(bank, {f"d{n}": "every" + " third" * (n % 3 == 0) for n in range(300)}, None)
+    counter = QuestionWords(bank)
+    counter.warm_up()
+    for thread in threading.enumerate():
+        if thread.name == "cmt-memory-words":
+            thread.join()
+    counted: list[list[str]] = []
+    count = bank.word_counts
+    monkeypatch.setattr(bank, "word_counts", lambda words, most: counted.append(words) or count(words, most))
+    weights, *_ = counter.weigh(["every", "third", "none"])
+    assert counted == [["none"]]
+    assert weights["third"] == pytest.approx(math.log1p(200.5 / 100.5))
+    bank.close()
 
 
 def test_bm25_orders_texts_as_the_lexicon_does(tmp_path: Path):
