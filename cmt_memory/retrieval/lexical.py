@@ -97,9 +97,9 @@ class QuestionWords:
         if (changes != counted_changes and not near) or len(known) > _MOST_KEPT:
             known = self._counts = {}
             self._counted_at = (changes, total)
-        missing = [word for word in words if word not in known]
-        known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing) if missing else {})
-        return {word: min(known[word], total) for word in words}
+        if missing := [word for word in words if word not in known]:
+            known.update(self._bank.word_counts(missing))  # not that a word is in none: the next document may bring it
+        return {word: min(known.get(word, 0), total) for word in words}
 
 
 def idf_share(weights: Mapping[str, float], words: set[str]) -> float:
