@@ -74,8 +74,9 @@ class Ingestion:
         expires: float | None,
         show_progress: bool,
         on_progress: OnProgress | None,
+        known: bool = False,
     ) -> None:
-        """Keep documents with ids; see `CMTMemoryStore.add_documents`."""
+        """Keep documents with ids; see `CMTMemoryStore.add_documents`. `known`: only those that there are already."""
         kept: list[Document] = []
         renamed: list[Document] = []
         todo: list[tuple[Document, list[StoredPassage]]] = []
@@ -91,13 +92,13 @@ class Ingestion:
         if kept and (expires is not None or self._bank.has_expiry()):
             self._bank.set_expiry([str(document.id) for document in kept], expires)
         if not self.lazy:
-            known = [str(document.id) for document in kept + renamed]
-            self.compress_waiting(self._bank.uncompressed_in(known), show_progress=show_progress, on_progress=None)
+            there = [str(document.id) for document in kept + renamed]
+            self.compress_waiting(self._bank.uncompressed_in(there), show_progress=show_progress, on_progress=None)
         if on_progress is not None and (kept or renamed):
             on_progress([str(document.id) for document in kept + renamed])
         with (
             Progress("Compressing", total, unit="tokens", show=show_progress) as bar,
-            closing(self._kept(todo, expires)) as commits,
+            closing(self._kept(todo, expires, known)) as commits,
         ):
             for batch in commits:
                 bar.advance(sum(passage.n_tokens for _, passages in batch for passage in passages))
@@ -108,7 +109,7 @@ class Ingestion:
         found = split_passages(document.text, self._model.lm.tokenizer, self.passage_tokens, self.passage_overlap)
         return [StoredPassage(start, end, n_tokens) for start, end, n_tokens in found]
 
-    def _kept(self, todo: Batch, expires: float | None) -> Generator[Batch, None, None]:
+    def _kept(self, todo: Batch, expires: float | None, known: bool) -> Generator[Batch, None, None]:
         """Keep documents a commit at a time, while the LM is at the next, and yield what is on disk.
 
         What was being written when an error or Ctrl-C came is yielded before that goes on.
@@ -123,7 +124,7 @@ class Ingestion:
                         under_way[0].result()
                         kept, under_way = under_way[1], None
                         yield kept
-                    under_way = writer.submit(self._commit, batch, expires), batch
+                    under_way = writer.submit(self._commit, batch, expires, known), batch
             finally:
                 if under_way is not None:
                     under_way[0].result()
@@ -148,7 +149,7 @@ class Ingestion:
         for passage, payload in zip(flat, self.encode(texts), strict=True):
             passage.payload = payload
 
-    def _commit(self, batch: Batch, expires: float | None) -> None:
+    def _commit(self, batch: Batch, expires: float | None, known: bool) -> None:
         """Make the retrieval vectors of documents and keep them."""
         flat = [(document, passage) for document, passages in batch for passage in passages]
         if self._encoder is not None:
@@ -156,7 +157,7 @@ class Ingestion:
             for (_, passage), vector in zip(flat, self._encoder.encode_documents(texts), strict=True):
                 passage.vector = vector
         documents = [StoredDocument(str(d.id), d.text, d.metadata, passages, expires) for d, passages in batch]
-        self._bank.put(documents, self.generation)
+        self._bank.put(documents, self.generation, known=known)
         if self.index_memories and not self.lazy:
             names = self._bank.passage_ids([document.id for document in documents])
             self._bank.index_memories(self._bank.passage_keys(names))

@@ -214,17 +214,20 @@ class CMTMemoryStore(Upkeep, AsyncTwins):
             ttl: seconds after which it is gone, counted from now; None to keep it until it is deleted.
 
         Raises:
-            InvalidInputError: the id is unknown, or a value cannot be used; nothing was changed.
+            InvalidInputError: the id is unknown, was deleted meanwhile, or a value cannot be used; nothing was
+                changed.
         """
-        found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
-        if found is None:
-            raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
-        expires = found.expires if ttl == "keep" else self._expires(ttl)
-        given = {"text": "-" if text is None else text, "metadata": found.metadata if metadata is None else metadata}
-        [document] = coerce_documents([given], ids=[id]).documents
+        self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._add_lock:
+            found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
+            if found is None:
+                raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
+            expires = found.expires if ttl == "keep" else self._expires(ttl)
+            kept = found.metadata if metadata is None else metadata
+            given = {"text": "-" if text is None else text, "metadata": kept}
+            [document] = coerce_documents([given], ids=[id]).documents
             if text is not None:
-                self._ingestion.add([document], expires=expires, show_progress=False, on_progress=None)
+                self._ingestion.add([document], expires=expires, show_progress=False, on_progress=None, known=True)
             elif metadata is not None:
                 self.bank.set_metadata(id, document.metadata, expires)
             elif ttl != "keep":

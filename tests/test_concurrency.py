@@ -23,8 +23,14 @@ import pytest
 if "forkserver" not in multiprocessing.get_all_start_methods():
     pytest.skip("the other processes are forked", allow_module_level=True)
 
-from cmt_memory import CMTMemoryStore
-from cmt_memory.errors import CMTError, InvalidInputError, StoreClosedError, StoreLockedError
+from cmt_memory import CMTMemoryStore, Document
+from cmt_memory.errors import (
+    CMTError,
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreClosedError,
+    StoreLockedError,
+)
 from tests.bank.helpers import lexicon_is_sound
 from tests.kills.worker import MODEL, MODELS, DigestEncoder, document
 
@@ -141,6 +147,51 @@ def test_many_delete_the_same(tmp_path: Path):
         assert results.count("deleted") == len(ids)
         assert len(results) == 8 * len(ids)
         assert len(store) == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["delete", "update"])
+def test_a_change_during_an_update_is_not_lost(tmp_path: Path, meanwhile: str, monkeypatch: pytest.MonkeyPatch):
+    """While the LM reads the new text, the document is deleted; while it waits for its turn, changed."""
+    with open_store(tmp_path) as store:
+        store.add_documents([document("a", 0)])
+        reached, go = threading.Event(), threading.Event()
+        encode, errors = store._ingestion.encode, list[str]()
+
+        def slow(texts: Any) -> list[bytes]:
+            reached.set()
+            assert go.wait(60)
+            return encode(texts)
+
+        def update(**change: Any) -> None:
+            try:
+                store.update("a", **change)
+            except InvalidInputError as error:
+                errors.append(str(error))
+
+        monkeypatch.setattr(store._ingestion, "encode", slow)
+        if meanwhile == "delete":
+            threads = [threading.Thread(target=update, kwargs={"text": "new text"})]
+            threads[0].start()
+            assert reached.wait(60)
+            store.delete("a")
+        else:  # both wait for an add; the first in the queue changes the metadata
+            changes: list[dict[str, Any]] = [{"metadata": {"mine": 1}}, {"text": "new text"}]
+            threads = [threading.Thread(target=store.add_documents, args=([document("b", 0)],))]
+            threads += [threading.Thread(target=update, kwargs=change) for change in changes]
+            for thread in threads:
+                thread.start()
+                assert reached.wait(60)
+                time.sleep(0.2)
+        go.set()
+        for thread in threads:
+            thread.join(60)
+        if meanwhile == "delete":
+            assert len(errors) == 1
+            assert "'a'" in errors[0]
+            assert store.get("a") == []
+        else:
+            assert not errors
+            assert [(found.text, found.metadata) for found in store.get("a")] == [("new text", {"mine": 1})]
 
 
 def test_searches_during_rebuilds_are_whole(tmp_path: Path):
@@ -352,6 +403,67 @@ def test_an_embedded_index_and_a_server_exclude_each_other(tmp_path: Path, serve
             open_store(tmp_path, client=connect(server))
 
 
+def test_a_server_that_was_not_kept_up_is_not_believed(tmp_path: Path, server: int):
+    """Equally many entries, of which one is another: counting would not find it."""
+    one, other = (Document(f"Note {name} is short.", {}, name) for name in "ab")
+    with open_store(tmp_path, client=connect(server)) as store:
+        store.add_documents([one])
+    with open_store(tmp_path) as store:
+        store.delete("a")
+        store.add_documents([other])
+    with open_store(tmp_path, client=connect(server)) as store:
+        vector = np.asarray(DigestEncoder().embed_query(other.text), np.float32)
+        ((key, cosine),) = store.bank.search_vectors(vector, 1)
+        assert store.bank.passages([key])[key].document == "b"
+        assert cosine == pytest.approx(1, abs=1e-5)
+        assert store.verify().ok
+
+
+def test_compact_with_a_server_clears_the_index_of_before(tmp_path: Path, server: int):
+    with open_store(tmp_path) as store:
+        store.add_documents([Document("Some text.", {"name": "xyzzy-gone"}, "a"), document("b", 0)])
+    with open_store(tmp_path, client=connect(server)) as store:
+        store.delete("a")
+        store.compact()
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"xyzzy-gone" in path.read_bytes()]
+        check(store, {"b": 0})
+    with open_store(tmp_path) as store:
+        check(store, {"b": 0})
+
+
+def test_one_encoder_for_all_who_share(tmp_path: Path, server: int):
+    class Other(DigestEncoder):
+        model_name = "other"
+
+    with open_store(tmp_path, client=connect(server)) as one:
+        with pytest.raises(StoreLockedError, match="another encoder"):
+            open_store(tmp_path, client=connect(server), encoder=Other())
+        one.add_documents([document("a", 0)])
+        with pytest.raises(StoreLockedError, match="another encoder"):
+            open_store(tmp_path, client=connect(server), encoder=Other())
+        check(one, {"a": 0})
+    with open_store(tmp_path, client=connect(server), encoder=Other()) as two:
+        check(two, {"a": 0})
+
+
+@pytest.mark.parametrize("dims", [16, 8])
+def test_a_reader_is_told_of_another_encoder(tmp_path: Path, dims: int):
+    class Other(DigestEncoder):
+        model_name = "other"
+
+        def embed_query(self, text: str) -> list[float]:
+            return super().embed_query(text + "!")[:dims]
+
+    with open_store(tmp_path) as store:
+        store.add_documents([document("a", 0), document("b", 0)])
+    with open_store(tmp_path, read_only=True) as reader, open_store(tmp_path, encoder=Other()) as store:
+        check(store, {"a": 0, "b": 0})
+        with pytest.raises(FingerprintMismatchError, match="made anew by the encoder"):
+            reader.search("Line 0 of a")
+    with open_store(tmp_path, read_only=True, encoder=Other()) as reader:
+        assert reader.search("Line 0 of a")
+
+
 def test_a_server_that_lost_everything(tmp_path: Path, server: int, caplog: pytest.LogCaptureFixture):
     """While others share the folder nobody may rebuild: searches are exact until somebody has it alone."""
     client = connect(server)
@@ -379,6 +491,9 @@ def test_a_server_that_is_gone(tmp_path: Path):
         with pytest.raises(CMTError, match="cannot be reached"):
             store.add_documents([document("b", 0)])
         check(store, {"a": 0, "b": 0})
+        [problem] = store.verify().problems
+        assert problem.kind == "index"
+        assert "cannot be reached" in problem.message
         stack.enter_context(chroma_run(tmp_path / "server", port))
         store.add_documents([document("c", 0)])
         check(store, {"a": 0, "b": 0, "c": 0})

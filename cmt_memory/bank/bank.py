@@ -18,10 +18,10 @@ from cmt_memory.bank.index import VectorIndex
 from cmt_memory.bank.ledger import Expires, Ledger
 from cmt_memory.bank.lock import FolderLock
 from cmt_memory.bank.queries import chunks
-from cmt_memory.bank.reading import MEMORY_FOLDER, BankReader, check_finite
+from cmt_memory.bank.reading import INDEX_FOLDER, MEMORY_FOLDER, BankReader, check_finite
 from cmt_memory.bank.records import MEMORY, RETRIEVAL, StoredDocument, Vector, VectorTable
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.errors import InvalidInputError
+from cmt_memory.errors import InvalidInputError, StoreLockedError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -79,7 +79,8 @@ class MemoryBank(BankReader):
             super().__init__(folder, ledger)
             self.keep_text = self._queries.keep_text = self._settle_keep_text(keep_text)
             if not read_only:
-                self._index = self._open_index(opened, "chroma", "", client, RETRIEVAL)
+                self._settle_server()
+                self._index = self._open_index(opened, INDEX_FOLDER, "", client, RETRIEVAL)
                 if memory_index:
                     self._memory_index = self._open_index(opened, MEMORY_FOLDER, "-memory", client, MEMORY)
                 self._remove_expired()
@@ -94,7 +95,7 @@ class MemoryBank(BankReader):
 
     # -- changes --------------------------------------------------------------------------------------------
 
-    def put(self, documents: Sequence[StoredDocument], generation: int | None = None) -> None:
+    def put(self, documents: Sequence[StoredDocument], generation: int | None = None, *, known: bool = False) -> None:
         """Keep documents, each in place of the one with its id, in one transaction.
 
         When this returns, the documents are on disk and can be searched.
@@ -102,15 +103,16 @@ class MemoryBank(BankReader):
         Args:
             documents: The documents with their passages.
             generation: The bank's :attr:`generation` when their memories were made; the present one, unless given.
+            known: Only in place of documents that there are.
 
         Raises:
             FingerprintMismatchError: That generation is over; nothing was changed.
-            InvalidInputError: A document has no passages, or a vector has not the bank's dimension or holds NaN;
-                nothing was changed.
+            InvalidInputError: A document has no passages, a vector has not the bank's dimension or holds NaN, or
+                ``known`` and a document is gone; nothing was changed.
             StoreFullError: The disk has no room; the message says whether the documents are kept.
         """
         self._check_vectors(documents)
-        self._ledger.put(documents, keep_text=self.keep_text, generation=generation)
+        self._ledger.put(documents, keep_text=self.keep_text, generation=generation, known=known)
         self._sync()
 
     def set_metadata(self, id: str, metadata: dict[str, Any], expires: Expires = "keep") -> None:
@@ -215,13 +217,23 @@ class MemoryBank(BankReader):
 
         Raises:
             InvalidInputError: There are passages to encode and the bank keeps no text.
+            StoreLockedError: Others share the folder, with the encoder of before.
         """
         encoder = {"id": id, "dimension": dimension}
+        if self.encoder is None and not self.count_passages():
+            self._ledger.settle_meta("encoder", encoder)
         changed = self.encoder != encoder
         if not self.keep_text and (self.count_passages() if changed else self._queries.without_vector()):
             raise InvalidInputError("this store keeps no text, so its vectors cannot be made by another encoder.")
         if changed:
-            self._ledger.forget_vectors(encoder)
+            if not self._lock.make_exclusive():
+                raise StoreLockedError(
+                    f"others have the store open with another encoder than {id}; close them, or open it with theirs."
+                )
+            try:
+                self._ledger.forget_vectors(encoder)
+            finally:
+                self._lock.make_shared()
         missing = self._queries.without_vector()
         for done, some in chunks(missing):
             rows = self._queries.passages(some)
@@ -276,7 +288,10 @@ class MemoryBank(BankReader):
         for index in (self._index, self._memory_index):
             if index is not None:
                 index.compact()
-        if self._memory_index is None and (self.path / MEMORY_FOLDER).exists():
+        if self.shared:  # these are of a time without the server
+            for folder in (INDEX_FOLDER, MEMORY_FOLDER):
+                shutil.rmtree(self.path / folder, ignore_errors=True)
+        elif self._memory_index is None and (self.path / MEMORY_FOLDER).exists():
             shutil.rmtree(self.path / MEMORY_FOLDER)
             self._ledger.mark_all_unindexed(MEMORY)
             self._ledger.set_meta(MEMORY.files, None)
@@ -324,10 +339,18 @@ class MemoryBank(BankReader):
             raise InvalidInputError(f"{self.path} keeps texts; keep_text=False is for a new store.")
         return bool(stored)
 
+    def _settle_server(self) -> None:
+        """Give the collection another name where it is a server's that is not kept up from now on."""
+        served = self._queries.meta("served") is not None
+        if self.shared and not served:
+            self._ledger.set_meta("served", True)
+        elif served and not self.shared:
+            self._ledger.leave_server(_new_name())
+
     def _collection_name(self) -> str:
         name: str | None = self._queries.meta("collection")
         if name is None:
-            name = str(self._ledger.settle_meta("collection", f"cmt-{uuid.uuid4().hex}"))
+            name = str(self._ledger.settle_meta("collection", _new_name()))
         return name
 
     def _remove_expired(self) -> None:
@@ -348,3 +371,7 @@ class MemoryBank(BankReader):
         for index in (self._index, self._memory_index):
             if index is not None:
                 index.sync()
+
+
+def _new_name() -> str:
+    return f"cmt-{uuid.uuid4().hex}"

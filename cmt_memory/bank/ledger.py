@@ -78,6 +78,12 @@ class Ledger:
                 set_meta(connection, key, value)
         return value if found is None else found
 
+    def leave_server(self, collection: str) -> None:
+        """Note that no server holds the index any more, under which name a later one finds nothing of it."""
+        with self.database.write() as connection:
+            set_meta(connection, "collection", collection)
+            connection.execute("DELETE FROM store_meta WHERE key = 'served'")
+
     def settle_maker(self, key: str, value: Any, asset: bytes, *, anew: bool) -> Any:
         """Keep what makes the memories, a setting and an asset of one name, unless there is one or ``anew``.
 
@@ -101,16 +107,25 @@ class Ledger:
         with self.database.write() as connection:
             set_asset(connection, name, data)
 
-    def put(self, documents: Iterable[StoredDocument], *, keep_text: bool, generation: int | None = None) -> None:
+    def put(
+        self,
+        documents: Iterable[StoredDocument],
+        *,
+        keep_text: bool,
+        generation: int | None = None,
+        known: bool = False,
+    ) -> None:
         """Keep documents, each in place of the one with its id; all of them or, on an error, none.
 
         Args:
             documents: The documents.
             keep_text: Whether to keep their texts.
             generation: Which generation their payloads belong to; the one that counts, unless given.
+            known: Only in place of documents that there are.
 
         Raises:
             FingerprintMismatchError: That generation is over; nothing was changed.
+            InvalidInputError: ``known``, and one is gone; nothing was changed.
         """
         now = self.database.clock()
         with self.database.write() as connection:
@@ -118,6 +133,8 @@ class Ledger:
                 raise FingerprintMismatchError(REPLACED)
             dropped = remove_expired(connection)
             for document in documents:
+                if known:
+                    document_keys(connection, [document.id])
                 metadata = metadata_json(document.metadata)
                 encoded = document.text.encode()
                 row = connection.execute("SELECT key FROM documents WHERE id = ?", (document.id,)).fetchone()

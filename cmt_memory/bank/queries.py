@@ -12,6 +12,7 @@ import numpy as np
 from cmt_memory.bank.database import Database
 from cmt_memory.bank.filters import Condition, to_sql
 from cmt_memory.bank.records import RETRIEVAL, DocumentInfo, PassageRow, Vector, VectorTable
+from cmt_memory.bank.statements import read_meta
 from cmt_memory.documents import Document
 from cmt_memory.errors import InvalidInputError, StoreCorruptError
 
@@ -58,8 +59,8 @@ class Queries:
 
     def meta(self, key: str) -> Any:
         """A setting of the store, or None."""
-        rows = self._all("SELECT value FROM store_meta WHERE key = ?", (key,))
-        return json.loads(rows[0][0]) if rows else None
+        with self._database.read() as connection:
+            return read_meta(connection, key)
 
     def asset(self, name: str) -> bytes | None:
         """Bytes kept under a name, or None.

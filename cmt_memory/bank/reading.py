@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Change = Literal["new", "same", "metadata", "text"]
 
+INDEX_FOLDER = "chroma"
 MEMORY_FOLDER = "chroma-memory"
 _OVERFETCH = 4
 
@@ -326,7 +327,7 @@ class BankReader:
         disk = {
             "ledger": sum(_size(path) for path in self.path.glob("ledger.sqlite3*")),
             "payloads": _size(self.path / "payloads"),
-            "index": _size(self.path / "chroma"),
+            "index": _size(self.path / INDEX_FOLDER),
             "memory_index": _size(self.path / MEMORY_FOLDER),
         }
         disk["total"] = sum(disk.values())
@@ -391,9 +392,7 @@ def _change(document: Document, known: tuple[bytes, str] | None) -> Change:
 
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files under a folder."""
-    if path.is_dir():
-        return sum(_size(file) for file in path.iterdir())
     try:
-        return path.stat().st_size
+        return sum(_size(file) for file in path.iterdir()) if path.is_dir() else path.stat().st_size
     except FileNotFoundError:  # others may be writing
         return 0

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from cmt_memory.bank.filters import is_filterable, label_value
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptError
 
 MAKER = "next_memories"
 """Setting that says what makes the memories of the next generation."""
@@ -38,9 +38,18 @@ def check_maker(connection: sqlite3.Connection, maker: dict[str, Any]) -> None:
 
 
 def read_meta(connection: sqlite3.Connection, key: str) -> Any:
-    """A JSON setting, or None."""
+    """A JSON setting, or None.
+
+    Raises:
+        StoreCorruptError: It is not what was kept.
+    """
     row = connection.execute("SELECT value FROM store_meta WHERE key = ?", (key,)).fetchone()
-    return row and json.loads(row[0])
+    try:
+        return row and json.loads(row[0])
+    except ValueError as error:
+        raise StoreCorruptError(
+            f"the setting {key!r} of the store is damaged ({error}); restore the folder from a copy."
+        ) from error
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:

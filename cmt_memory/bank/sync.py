@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  # registers its own, see below
 import logging
+import os
 import sys
 import threading
 import time
@@ -24,6 +26,8 @@ from cmt_memory.progress import Progress
 logger = logging.getLogger(__name__)
 
 _LONG = 5_000
+_LONGEST_WAIT = 60.0
+_loading = set[threading.Thread]()
 
 
 class SyncedIndex:
@@ -63,7 +67,8 @@ class SyncedIndex:
             if not self._index.is_as_left(self._record):
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
-            in_order = self._index.embedded and self._record["closed"] and not (stale or waiting)
+            left = self._record["files"] if self._index.embedded and self._record["closed"] else None
+            in_order = bool(left) and not (stale or waiting)
             self._note_files(self._index.outline(), closed=False)
             if in_order:
                 self._unused = self._queries.count_vectors(self._table)
@@ -102,11 +107,15 @@ class SyncedIndex:
         """Load Chroma and the index in the background, which the first search then does not wait for all of."""
 
         def load() -> None:
-            with suppress(CMTError):  # the first search meets the same and says so
+            # The first search meets the same and says so; where the interpreter is ending there is none.
+            with suppress(Exception):
                 self._first_use()
+            _loading.discard(threading.current_thread())
 
         if self._unused:
-            threading.Thread(target=load, name="cmt-memory-index").start()
+            thread = threading.Thread(target=load, name="cmt-memory-index")
+            _loading.add(thread)
+            thread.start()
 
     def sync(self) -> None:
         """Write what the index lacks, delete what the ledger has dropped, and note both in the ledger.
@@ -226,6 +235,9 @@ class SyncedIndex:
             try:
                 self._first_use()
                 self.sync()
+                # Others may be changing the ledger: what they add or delete meanwhile is no difference.
+                expected = self._queries.with_vector(self._table)
+                waiting, dropped = self._queries.to_index(self._table), self._queries.stale(self._table)
                 found = set(self._index.keys()) if expected else set()
                 differing: list[int] = []
                 for _, some in chunks([key for key in expected if key in found]):
@@ -233,7 +245,9 @@ class SyncedIndex:
                     differing += _differing(dict(zip(*ours, strict=True)), dict(zip(*theirs, strict=True)))
             except IndexBrokenError:
                 return expected, [], []
-            return [key for key in expected if key not in found], sorted(found - set(expected)), differing
+            alive = set(self._queries.with_vector(self._table))
+            missing = alive.intersection(expected) - found - set(waiting)
+            return sorted(missing), sorted(found - alive.union(expected, dropped)), differing
 
     def close(self) -> None:
         """Close the index and note what its files look like; one that is behind is not closed in order."""
@@ -256,7 +270,8 @@ class SyncedIndex:
                 found, expected = self._index.count(), self._unused
                 if found != expected:
                     raise IndexBrokenError(f"it held {found} passages and the ledger {expected}")
-                self._tidy()
+                with suppress(CMTError):  # without the note, what is on disk after a kill is taken for torn
+                    self._tidy()
                 self._unused = None
 
     def _try_rebuild(self, reason: str, rebuilds: int) -> bool:
@@ -301,6 +316,18 @@ class SyncedIndex:
         if record != self._record:
             self._ledger.set_meta(self._table.files, record)
             self._record = record
+
+
+def _wait_for_loading() -> None:
+    """Before a fork: a child could not use the half of Chroma that another thread has imported."""
+    for thread in list(_loading):
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(_LONGEST_WAIT)
+
+
+# What is registered last comes first: before `concurrent.futures` takes the lock that loading Chroma needs.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_loading)
 
 
 def _full(error: IndexBrokenError) -> StoreFullError:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 from cmt_memory.bank.filters import is_filterable, label_value
 from cmt_memory.bank.ledger import Ledger
 from cmt_memory.bank.queries import Queries, chunks
 from cmt_memory.bank.sync import SyncedIndex
-from cmt_memory.errors import CMTError
+from cmt_memory.errors import CMTError, StoreClosedError, StoreCorruptError
 
 Kind = Literal["ledger", "setting", "words", "text", "metadata", "memory", "file", "vector", "index"]
 
@@ -21,7 +22,9 @@ RESTORE = "restore the folder from a copy"
 COMPACT = "run `cmt-memory store compact`"
 RECOMPRESS = "run `cmt-memory store recompress`"
 READD = "delete it and add it again"
+AGAIN = "verify again when that is put right"
 _AT_ONCE = 200
+_CLEANING_SECONDS = 1.0
 _SPANS = "SELECT document, n, byte_start, byte_end FROM passages WHERE document BETWEEN ? AND ? ORDER BY document, n"
 
 Span = tuple[int, int, int]
@@ -94,6 +97,8 @@ class Verification:
         for check in checks:
             try:
                 self._report.problems += check()
+            except StoreClosedError:
+                raise
             except CMTError as error:
                 self._report.problems.append(Problem("ledger", None, str(error), RESTORE))
         self._report.seconds = time.monotonic() - started
@@ -179,11 +184,24 @@ class Verification:
                     yield Problem("memory", id, f"the memory of its passage {n} {fault}", remedy)
 
     def _files(self) -> Iterator[Problem]:
-        with self._ledger.database.read() as connection:
-            used = {row[0] for row in connection.execute("SELECT sha256 FROM payloads WHERE data IS NULL")}
-            left = self._ledger.files.orphans(used)
+        left = self._orphans()
+        if left:  # who has just replaced or deleted a memory is about to remove its file
+            time.sleep(_CLEANING_SECONDS)
+            left = sorted(set(left).intersection(self._orphans()))
         for path in left:
             yield Problem("file", None, f"{path.name} in payloads/ belongs to no memory", COMPACT)
+
+    def _orphans(self) -> list[Path]:
+        """Files that nothing refers to; a writer holds the others up, whose files are there before their commit."""
+        database = self._ledger.database
+        with database.read() if database.read_only else database.alone() as connection:
+            if not database.read_only:
+                connection.execute("BEGIN IMMEDIATE")
+            try:
+                used = {row[0] for row in connection.execute("SELECT sha256 FROM payloads WHERE data IS NULL")}
+                return self._ledger.files.orphans(used)
+            finally:
+                connection.rollback()
 
     def _vectors(self) -> Iterator[Problem]:
         with self._ledger.database.read() as connection:
@@ -194,7 +212,12 @@ class Verification:
         for (id,) in lost:
             yield Problem("vector", id, "it has lost its retrieval vector", READD)
         for index in self._indexes:
-            yield from self._compared(index)
+            try:
+                yield from self._compared(index)
+            except (StoreClosedError, StoreCorruptError):
+                raise
+            except CMTError as error:
+                yield Problem("index", None, f"it cannot be compared with the ledger: {error}", AGAIN)
 
     def _compared(self, index: SyncedIndex) -> Iterator[Problem]:
         missing, surplus, differing = index.compare()

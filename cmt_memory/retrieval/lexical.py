@@ -115,10 +115,11 @@ class QuestionWords:
         if (changes != counted_changes and not near) or len(known) > _MOST_KEPT:
             known = self._counts = {}
             self._counted_at = (changes, total)
-        missing = [word for word in words if word not in known]
         most = min(int(_COMMON * total), _MOST_WALKED) if total > _ALL_WORDS_UP_TO else None
-        known.update(dict.fromkeys(missing, 0) | self._bank.word_counts(missing, most) if missing else {})
-        return {word: min(known[word], total) for word in words}
+        if missing := [word for word in words if word not in known]:
+            # Not that a word is in none: the next document may bring it.
+            known.update(self._bank.word_counts(missing, most))
+        return {word: min(known.get(word, 0), total) for word in words}
 
 
 def idf_share(weights: Mapping[str, float], words: set[str]) -> float:

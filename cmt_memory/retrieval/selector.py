@@ -12,7 +12,7 @@ from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.filters import Condition, Filter, parse
 from cmt_memory.bank.records import PassageRow, Vector
 from cmt_memory.documents import MemoryHit
-from cmt_memory.errors import InvalidInputError
+from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
 from cmt_memory.retrieval.lexical import QuestionWords, Words, bm25, idf_share
@@ -92,6 +92,7 @@ class HybridSelector:
         Raises:
             InvalidInputError: An empty question, ``k`` below 1, a filter outside the dialect, or a
                 ``min_score`` that is not a number.
+            FingerprintMismatchError: Another encoder has made the vectors anew since the bank was opened.
         """
         _check(question, k, min_score)
         condition = parse(filter)
@@ -129,6 +130,12 @@ class HybridSelector:
             search.memory = dict(self._bank.search_memories(self._compress(question), depth, condition))
         if self._encoder is None:
             return None
+        stored = self._bank.encoder
+        if stored is not None and stored["id"] != self._encoder.id:
+            raise FingerprintMismatchError(
+                f"the store's vectors were made anew by the encoder {stored['id']} since it was opened here; open it "
+                "again, with that encoder."
+            )
         vector = self._encoder.encode_query(question)
         search.dense = dict(self._bank.search_vectors(vector, depth, condition))
         return vector

@@ -14,7 +14,7 @@ import pytest
 
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.codec import encode_memory
-from cmt_memory.errors import StoreClosedError, StoreLockedError
+from cmt_memory.errors import StoreClosedError, StoreCorruptError, StoreLockedError
 from tests.bank.helpers import slots, stored, vector
 
 
@@ -121,6 +121,56 @@ def test_an_asset_that_changed(bank: MemoryBank):
     change(bank, "UPDATE assets SET data = x'00'")
     [problem] = bank.verify().problems
     assert (problem.kind, "'pca'" in problem.message, "copy" in problem.remedy) == ("setting", True, True)
+
+
+@pytest.mark.parametrize("key", ["collection", "index_files", "keep_text"])
+def test_a_damaged_setting_is_named(bank: MemoryBank, key: str):
+    bank.close()
+    change(bank, "UPDATE store_meta SET value = '{' || value WHERE key = ?", key)
+    with pytest.raises(StoreCorruptError, match=f"setting '{key}' of the store is damaged"):
+        MemoryBank(bank.path)
+
+
+def test_verify_beside_writers_finds_nothing(bank: MemoryBank):
+    """What is being added or deleted at the moment is no damage, nor are its files."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def write(name: str) -> None:
+        number = 0
+        try:
+            while not done.is_set():
+                number += 1
+                bank.put([stored(f"{name}{number}", "some text", {}, seed=number, pieces=3, big=True)])
+                bank.delete([f"{name}{number}"])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    problems = [problem for _ in range(12) for problem in bank.verify().problems]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert not problems
+
+
+def test_stats_while_the_index_is_written_anew(bank: MemoryBank):
+    done = threading.Event()
+
+    def rebuild() -> None:
+        assert bank._index is not None
+        for _ in range(4):
+            bank._index.rebuild("the test asked for it")
+        done.set()
+
+    thread = threading.Thread(target=rebuild)
+    thread.start()
+    while not done.is_set():
+        assert bank.stats()["documents"] == 6
+    thread.join()
 
 
 def test_damaged_pages_are_problems_and_no_error(bank: MemoryBank):

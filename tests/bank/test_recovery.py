@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import sqlite3
@@ -45,6 +46,12 @@ def check_whole(bank: MemoryBank, count: int = 30) -> None:
         assert bank.payloads([f"d{n}#0"])[0].slots.equal(slots(n))
     with lexicon_is_sound(bank):
         pass
+
+
+def check_whole_but_words(bank: MemoryBank) -> None:
+    for n in range(30):
+        ((key, _),) = bank.search_vectors(vector(n), 1)
+        assert bank.passages([key])[key].document == f"d{n}"
 
 
 def test_a_deleted_index_is_rebuilt(folder: Path, warnings_seen: list[str]):
@@ -120,6 +127,55 @@ def test_a_kill_after_opening_costs_no_rebuild(
     assert not warnings_seen
     check_whole(bank, 30 + (use == "put"))
     bank.close()
+
+
+def test_a_process_that_ends_while_chroma_is_loaded_says_nothing(folder: Path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from cmt_memory.bank.bank import MemoryBank
+
+        MemoryBank(Path(sys.argv[1])).warm_up()
+    """
+    ended = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_chroma_is_loaded_can_open_its_own(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    code = """if True:
+        import os
+        import sys
+        import time
+        from pathlib import Path
+        from cmt_memory.bank.bank import MemoryBank
+        from tests.bank.helpers import stored, vector
+
+        bank = MemoryBank(Path(sys.argv[1]))
+        bank.warm_up()
+        time.sleep(0.1)
+        child = os.fork()
+        if not child:
+            own = MemoryBank(Path(sys.argv[2]))
+            own.put([stored("own", "text", seed=1)])
+            os._exit(len(own.search_vectors(vector(1), 1)))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        bank.close()
+    """
+    own = tmp_path_factory.mktemp("own")
+    subprocess.run([sys.executable, "-c", code, str(folder), str(own)], check=True, timeout=120)
+
+
+def test_a_search_does_not_need_to_note_what_it_found(folder: Path):
+    """As on a disk that was full or write-protected after the opening."""
+    with contextlib.closing(MemoryBank(folder)) as bank:
+        assert bank._index is not None
+        bank._index._record = {}
+        with bank._ledger.database.alone() as writer:
+            writer.execute("PRAGMA query_only = ON")
+        check_whole_but_words(bank)
+        with bank._ledger.database.alone() as writer:
+            writer.execute("PRAGMA query_only = OFF")
 
 
 def test_a_failing_index_is_rebuilt_in_the_middle_of_work(folder: Path, warnings_seen: list[str]):

@@ -216,6 +216,19 @@ def test_common_words_are_dropped_in_large_banks_only(tmp_path: Path):
     bank.close()
 
 
+def test_a_word_that_was_asked_for_in_vain_is_found_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also in a large bank, where words are not counted anew after every change."""
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._ALL_WORDS_UP_TO", 100)
+    bank = MemoryBank(tmp_path)
+    put(bank, {f"d{n}": f"common words {n}" for n in range(200)}, None)
+    selector = HybridSelector(bank, None)
+    assert selector.select("zorblax 7", k=1)[0].id == "d7"
+    put(bank, {"new": "the zorblax is here"}, None)
+    assert {hit.id for hit in selector.select("zorblax 7", k=2)} == {"d7", "new"}
+    assert [hit.id for hit in selector.select("zorblax", k=2)] == ["new"]
+    bank.close()
+
+
 def test_words_of_very_many_passages_only_weigh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where the rarest words suffice to find passages, all words decide among those, by nearly the same BM25."""
     monkeypatch.setattr("cmt_memory.retrieval.lexical._ALL_WORDS_UP_TO", 100)
