@@ -141,23 +141,24 @@ def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
         raise InvalidInputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path} is not UTF-8 at byte {error.start}.") from None
-    groups = []
+    groups, at = [], ""
     try:
         articles = content["data"]
         for number, article in enumerate(part_of(articles, part)):
             for place, paragraph in enumerate(article["paragraphs"]):
-                at = f"article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
+                at = f", article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
                 asked = [
                     (q["question"].strip(), [answer["text"] for answer in q["answers"]])
                     for q in paragraph["qas"]
                     if q["answers"]
                 ]
                 if asked:
+                    for question, answers in asked:
+                        _check_texts(f"{path}{at}", context=paragraph["context"], question=question, answers=answers)
                     groups.append(Group.of([paragraph["context"]], asked))
     except (KeyError, TypeError, AttributeError) as error:
-        where = f", {at}" if groups else ""
         raise InvalidInputError(
-            f"{path}{where}: not SQuAD's format, which is data → paragraphs → context and qas → question and answers "
+            f"{path}{at}: not SQuAD's format, which is data → paragraphs → context and qas → question and answers "
             f"({type(error).__name__}: {error})."
         ) from None
     return _held(path, groups)
@@ -180,13 +181,19 @@ def jsonl(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
 
 
 def _check_question(lines: Lines, number: int, value: dict[str, Any]) -> bool:
-    for key, kind in (("documents", list), ("question", str), ("answers", list)):
-        found = value.get(key)
-        fine = isinstance(found, kind) and bool(found)
-        if not fine or (kind is list and not all(isinstance(text, str) and text for text in found or ())):
-            expected = "non-empty text" if kind is str else "a list of non-empty texts"
-            raise InvalidInputError(f"{lines.path}, line {number + 1}: {key!r} must be {expected}, not {found!r:.60}.")
+    found = {key: value.get(key) for key in ("documents", "question", "answers")}
+    _check_texts(f"{lines.path}, line {number + 1}", **found)
     return True
+
+
+def _check_texts(where: str, **found: Any) -> None:
+    """Refuse what is no text, or nothing but space; `documents` and `answers` are lists of texts."""
+    for key, value in found.items():
+        several = key in ("documents", "answers")
+        texts = (value if isinstance(value, list) and value else [None]) if several else [value]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            expected = "a list of non-empty texts" if several else "non-empty text"
+            raise InvalidInputError(f"{where}: {key!r} must be {expected}, not {value!r:.60}.")
 
 
 def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
@@ -200,13 +207,12 @@ def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1
         if missing:
             raise InvalidInputError(f"{at}: {', '.join(missing)} missing; expected StreamingQA's keys.")
         answers = value["answers"]
-        if not isinstance(answers, list) or not isinstance(answers[0], str):
-            raise InvalidInputError(f"{at}: 'answers' must be a list of texts, not {answers!r:.60}.")
+        _check_texts(at, question=value["question"], answers=answers)
         key = str(value["evidence_id"])
         where.setdefault(key, number)
         more = value.get("answers_additional") or []
         also = [answer for answer in more if isinstance(answer, str) and answer.strip()] if type(more) is list else []
-        asked.setdefault(key, []).append((str(value["question"]).strip(), [*answers, *also]))
+        asked.setdefault(key, []).append((value["question"].strip(), [*answers, *also]))
     return _by_document(path, asked, where, documents, "evidence_id", part)
 
 
@@ -248,7 +254,7 @@ def _by_document(
     places: dict[str, int] = {}
     for number, value in lines.objects():
         name = value.get(key, value.get("id"))
-        if name is None or not isinstance(value.get("text"), str) or not value["text"]:
+        if name is None or not isinstance(value.get("text"), str) or not value["text"].strip():
             raise InvalidInputError(f"{documents}, line {number + 1}: expected {key!r} (or 'id') and a 'text'.")
         places[str(name)] = number
     for name in asked:
