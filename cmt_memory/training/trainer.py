@@ -56,16 +56,11 @@ class CMTTrainingArguments(TrainingArguments):
         """
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-        if stage.gradient_accumulation % processes:
-            raise InvalidInputError(
-                f"A step of {stage.gradient_accumulation} batches cannot be shared by {processes} processes: set "
-                f"gradient_accumulation of each stage to a multiple of {processes}."
-            )
         schedules = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
         return cls(
             output_dir=str(folder),
             per_device_train_batch_size=1,  # a unit is a whole batch already
-            gradient_accumulation_steps=stage.gradient_accumulation // processes,
+            gradient_accumulation_steps=batches_each(stage),
             max_steps=steps,
             learning_rate=stage.learning_rate,
             lr_scheduler_type=schedules[stage.schedule],
@@ -90,6 +85,21 @@ class CMTTrainingArguments(TrainingArguments):
             ddp_find_unused_parameters=False,
             accelerator_config={"split_batches": False, "dispatch_batches": False},
         )
+
+
+def batches_each(stage: Stage) -> int:
+    """How many of a step's batches each process takes.
+
+    Raises:
+        InvalidInputError: they cannot be shared by the processes there are.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if stage.gradient_accumulation % processes:
+        raise InvalidInputError(
+            f"A step of {stage.gradient_accumulation} batches cannot be shared by {processes} processes: set "
+            f"gradient_accumulation of each stage to a multiple of {processes}."
+        )
+    return stage.gradient_accumulation // processes
 
 
 class CMTTrainer(Trainer):
@@ -240,7 +250,9 @@ class GateCallback(TrainerCallback):
         measured = [self._keeper.measure() if state.is_world_process_zero else {}]
         found: dict[str, float] = broadcast_object_list(measured)[0]
         if self.trainer is not None:
+            due = control.should_log
             self.trainer.log({f"gate_{name}": value for name, value in found.items()})
+            control.should_log = due  # which logging takes back, and with it the losses of this step
         failure = self._keeper.failure(found) if state.global_step >= self._after else None
         if failure is not None:
             if state.is_world_process_zero:
