@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import lzma
+import mmap
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 
 from cmt_memory.errors import InvalidInputError
 
+_PIECE = 1 << 20
 Question = tuple[str, str]
 """A question and its answer."""
 
@@ -82,7 +85,7 @@ class Lines:
         self._file.seek(self._starts[number])
         raw = self._file.read(self._starts[number + 1] - self._starts[number])
         try:
-            return raw.decode("utf-8")
+            return raw.decode("utf-8" if number else "utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidInputError(f"{self.path}, line {number + 1}: not UTF-8.") from None
 
@@ -102,6 +105,12 @@ class Lines:
         if not isinstance(value, dict):
             raise InvalidInputError(f"{where}: expected an object, not {type(value).__name__}.")
         return value
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """A file's content, read from the disk when it is looked at."""
+    with _open(path) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
 
 def is_compressed(path: Path) -> bool:
@@ -161,6 +170,11 @@ def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
             f"{path}{at}: not SQuAD's format, which is data → paragraphs → context and qas → question and answers "
             f"({type(error).__name__}: {error})."
         ) from None
+    if not groups and articles and part != (0.0, 1.0):
+        raise InvalidInputError(
+            f"{path}: no question in part {list(part)} of its articles, of which there are {len(articles)}. Articles "
+            "stay whole, so that no text is in two parts; use files of their own for training and for held_out."
+        )
     return _held(path, groups)
 
 
@@ -287,7 +301,7 @@ def _some(path: Path, count: int) -> int:
 
 
 class Passages:
-    """Plain text cut into passages at spaces, by number; the text is kept as it is on disk, decompressed.
+    """Plain text cut into passages at spaces, by number. A plain file stays on disk; a compressed one is kept whole.
 
     Args:
         path: text, its documents separated by a form feed on a line of its own.
@@ -296,7 +310,7 @@ class Passages:
     """
 
     def __init__(self, path: Path, part: tuple[float, float] = (0.0, 1.0), *, size: int = 3000) -> None:
-        self._text = read_bytes(path)
+        self._text = read_bytes(path) if is_compressed(path) else _mapped(path)
         self._spans: list[tuple[int, int]] = []
         documents, start = [], 0
         while start < len(self._text):
@@ -312,11 +326,18 @@ class Passages:
                 start = end
         if not self._spans:
             raise InvalidInputError(f"{path}: no text in the chosen part of the file.")
-        try:
-            self._text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = self._text[: error.start].count(b"\n") + 1
-            raise InvalidInputError(f"{path}, line {line}: not UTF-8.") from None
+        self._check_utf8(path)
+
+    def _check_utf8(self, path: Path) -> None:
+        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+        for start in range(0, len(self._text), _PIECE):
+            piece = self._text[start : start + _PIECE]
+            try:
+                decoder.decode(piece, start + _PIECE >= len(self._text))
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise InvalidInputError(f"{path}, line {line}: not UTF-8.") from None
+            line += piece.count(b"\n")
 
     def _space(self, place: int, stop: int) -> int:
         found = [at for at in (self._text.find(space, place, stop) for space in (b" ", b"\n")) if at >= 0]

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from cmt_memory.training.trainer import (
     load_learner,
     save_learner,
 )
-from cmt_memory.training.units import Units
+from cmt_memory.training.units import Units, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
         batches_each(stage)
     model = _starting_model(config, data["pretrain"])
     _check_lengths(config, model.lm)
+    held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
     before = weights_digest(model.lm)
     learner = Learner(model, config.objectives, config.batch_tokens)
     _settle(config)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -205,6 +206,7 @@ class Mixture:
     """
 
     def __init__(self, sources: Sequence[tuple[EpisodeSource, float]], seed: str) -> None:
+        self._change: Callable[[Episode], Episode] | None = None
         self._sources = [source for source, _ in sources]
         self._seed = seed
         total = sum(weight for _, weight in sources)
@@ -225,7 +227,14 @@ class Mixture:
         """One episode, of a number of documents drawn by weight."""
         source, index, rng = self._draw(number)
         count = rng.choices(list(documents), weights=list(documents.values()))[0]
-        return source.episode(index, rng, count, questions)
+        episode = source.episode(index, rng, count, questions)
+        return episode if self._change is None else self._change(episode)
+
+    def changed(self, change: Callable[[Episode], Episode]) -> Mixture:
+        """The same episodes, changed."""
+        other = copy.copy(self)
+        other._change = change
+        return other
 
     def passage(self, number: int) -> str:
         """One text to pretrain on."""

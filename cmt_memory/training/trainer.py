@@ -120,7 +120,8 @@ class CMTTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self._sums = torch.zeros(2, len(LOSSES))
-        super().__init__(model=learner, args=args, train_dataset=units, data_collator=_only, callbacks=callbacks)
+        watch = [LogAtSaves(), *(callbacks or [])]
+        super().__init__(model=learner, args=args, train_dataset=units, data_collator=_only, callbacks=list(watch))
         self.remove_callback(PrinterCallback)  # prints to the standard output; see `ProgressCallback`
         self.model_accepts_loss_kwargs = False
         self.learner = learner
@@ -179,6 +180,14 @@ def load_learner(learner: Learner, folder: Path) -> None:
 
 def _only(units: list[Unit]) -> dict[str, Unit]:
     return {"unit": units[0]}
+
+
+class LogAtSaves(TrainerCallback):
+    """Logs with every checkpoint, so that a run that goes on from one logs means over the same steps."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log where a checkpoint is due."""
+        control.should_log = control.should_log or control.should_save
 
 
 class ProgressCallback(TrainerCallback):

@@ -13,7 +13,7 @@ from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.prompts import answer_format, question_prompt
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.training.config import Episodes, Stage
-from cmt_memory.training.sources import Mixture
+from cmt_memory.training.sources import Episode, Mixture
 
 _POOL = 8
 """Units whose episodes are drawn together and sorted by length, so that little of a batch is padding."""
@@ -145,32 +145,39 @@ class Units(Dataset[Unit]):
 
     def _answered(self, number: int, documents: dict[int, float]) -> tuple[list[tuple[int, ...]], list[Row]]:
         episode = self._mixture.episode(number, documents, self._episodes.questions)
-        kept = [
-            self._shortened(text, next((asked.answer for asked in episode.asked if place in asked.gold), ""))
-            for place, text in enumerate(episode.documents)
-        ]
-        texts = [tuple(self._lm.encode_document(text)) for text in kept]
+        episode = shortened(self._lm, episode, self._episodes.document_tokens)
+        texts = [tuple(self._lm.encode_document(text)) for text in episode.documents]
         rows: list[Row] = []
         for asked in episode.asked:
-            lost = any(asked.answer in episode.documents[i] and asked.answer not in kept[i] for i in asked.gold)
-            if lost and rows:
-                continue
             prompt = question_prompt(self._lm, asked.question, None)
             words = tuple(self._lm.encode_document(asked.question.strip()))
             answer = tuple(self._answers.encode(self._lm, asked.answer))
             rows.append(Row(tuple(range(len(texts))), asked.gold, words, prompt.question_ids, answer))
         return texts, rows
 
-    def _shortened(self, text: str, answer: str) -> str:
-        """A document that is short enough; of a long one the part around an answer."""
-        most, size = self._episodes.document_tokens, len(text)
-        middle = max(0, text.find(answer)) + len(answer) // 2
-        part = text
-        while (count := len(self._lm.encode_document(part))) > most:
-            size = int(0.9 * most * size / count)
-            start = max(0, min(middle - size // 2, len(text) - size))
-            part = text[start : start + size]
-        return part
+
+def shortened(lm: FrozenLM, episode: Episode, most: int) -> Episode:
+    """An episode without document of more than `most` tokens: of a long one the part around the first answer it holds.
+
+    Questions that such a part no longer answers are left out, but for the first.
+    """
+    kept = tuple(
+        _part(lm, text, next((asked.answer for asked in episode.asked if place in asked.gold), ""), most)
+        for place, text in enumerate(episode.documents)
+    )
+    first, others = episode.asked[:1], episode.asked[1:]
+    lost = [any(one.answer in episode.documents[i] and one.answer not in kept[i] for i in one.gold) for one in others]
+    return Episode(kept, (*first, *(one for one, gone in zip(others, lost, strict=True) if not gone)))
+
+
+def _part(lm: FrozenLM, text: str, answer: str, most: int) -> str:
+    """A text that is short enough; of a long one the part around an answer."""
+    middle, size, part = max(0, text.find(answer)) + len(answer) // 2, len(text), text
+    while (count := len(lm.encode_document(part))) > most:
+        size = int(0.9 * most * size / count)
+        start = max(0, min(middle - size // 2, len(text) - size))
+        part = text[start : start + size]
+    return part
 
 
 def _longest_text(lm: FrozenLM, continuation: int, ratio: int) -> int:

@@ -97,7 +97,7 @@ def test_squad(tmp_path, suffix):
 def test_jsonl(tmp_path):
     rows = [{"documents": [f"A{i}.", "B."], "question": f"Q{i}?", "answers": [f"a{i}", "x"]} for i in range(5)]
     path = write_lines(tmp_path / "q.jsonl", rows)
-    path.write_text(path.read_text().replace("\n", "\n\n", 1))
+    path.write_text("\ufeff" + path.read_text().replace("\n", "\n\n", 1))  # as Windows' editors begin a file
     groups = readers.jsonl(path)
     assert [groups[i].questions for i in range(5)] == [((f"Q{i}?", f"a{i}"),) for i in range(5)]
     assert groups[3].documents == ("A3.", "B.")
@@ -182,6 +182,10 @@ def broken(tmp_path, documents):
     empty = ARCHIVAL.replace("?,Bern,", "?,,").replace('bridge?",Bern', 'bridge?",')
     yield readers.archivalqa, (file("g.csv", empty), documents), r"g\.csv, line 4: answer is empty"
     yield readers.archivalqa, (file("h.csv", ARCHIVAL + 'x,"open'), documents), r"h\.csv, line 5: not valid CSV"
+    yield readers.squad, (file("32.json", json.dumps(SQUAD)), (0.9, 1)), r"part \[0.9, 1\] of its articles.* are 4"
+    long = b"x\n" * (1 << 19) + "ä".encode()  # whose letter lies on the edge of what is decoded at once
+    yield readers.Passages, (file("j.txt", b" " + long[1:] + b"\n\xff"),), r"j\.txt, line 524290: not UTF-8"
+    yield readers.Passages, (file("k.txt", b""),), r"k\.txt: no text"
     yield readers.Passages, (file("i.txt", b"one\ntwo \xff"),), r"i\.txt, line 2: not UTF-8"
 
 

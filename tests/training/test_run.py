@@ -85,6 +85,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(lm, tmp_path, whole, monkey
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_stopped_run_logs_means_over_the_same_steps(lm, tmp_path, monkeypatch):
+    """Also where checkpoints and the lines of the log do not fall together."""
+    logs = []
+    for at in (None, 5):
+        values = settings(lm, tmp_path / f"run-{at}", stages=[ANSWERS | {"steps": 7}], log_every=4, save_every=3)
+        step = CMTTrainer.training_step
+
+        def stopping(self, *args, at=at, step=step, **kwargs):
+            if self.state.global_step == at:
+                raise Stopped
+            return step(self, *args, **kwargs)
+
+        if at:
+            with monkeypatch.context() as patch:
+                patch.setattr(CMTTrainer, "training_step", stopping)
+                with pytest.raises(Stopped):
+                    run_training(checked(values, "test"))
+        logs.append(run_training(checked(values, "test")).log)
+    assert losses(logs[0]) == losses(logs[1])
+    assert [line["loss_answer"] for line in logs[0] if "loss" in line] == [
+        line["loss_answer"] for line in logs[1] if "loss" in line
+    ]
+
+
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(lm, tmp_path, whole):
     values = settings(lm, tmp_path / "killed")
     (tmp_path / "run.yaml").write_text(json.dumps(values))
@@ -270,6 +294,15 @@ def test_plain_text_beside_questions_is_only_pretrained_on(lm, tmp_path, squad):
     stages = [PRETRAIN | {"steps": 1}, {"task": "answers", "epochs": 0.5, "batch": 3}]
     run = run_training(checked(settings(lm, tmp_path / "run", train=[squad, text], stages=stages), "test"))
     assert [line[:2] for line in losses(run.log)] == [(0, 1), (1, 1), (1, 2)]  # half of 12 paragraphs
+
+
+def test_held_out_documents_longer_than_the_lm_are_cut_as_those_to_learn_from(lm, tmp_path):
+    row = {"documents": ["It rains. " * 600 + "The code is 7731."], "question": "Code?", "answers": ["7731"]}
+    (tmp_path / "long.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    long = {"kind": "jsonl", "path": str(tmp_path / "long.jsonl")}
+    gates = {"every": 1, "questions": 4, "max_new_tokens": 2} | QUIET
+    values = settings(lm, tmp_path / "run", train=[long], held_out=[long], stages=[ANSWERS | {"steps": 1}], gates=gates)
+    assert set(run_training(checked(values, "test")).results) == {2, 4}
 
 
 def test_gates_count_the_steps_of_earlier_stages_given_as_epochs(lm, tmp_path, squad):
