@@ -130,6 +130,14 @@ class CMTTrainer(Trainer):
         """Units come in the order they have: it is drawn already, and the same for any number of processes."""
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[arg-type]
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See `Trainer.train`; afterwards the model makes memories as one that was loaded, without dropout."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.learner.eval()
+            self.learner.model.retrained()
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
