@@ -46,27 +46,38 @@ def settle_model(bank: MemoryBank, model: CMTModel) -> CMTModel:
     if stored is None:
         return model
     config = CMTConfig.model_validate(stored)
-    recompress = f"make its memories anew with `cmt-memory store recompress --store {bank.path}`"
-    for setting in sorted(model.explicit):
+    for setting in sorted(model.explicit - {"weights"}):
         if (value := getattr(model.config, setting)) != getattr(config, setting):
             raise FingerprintMismatchError(
                 f"The store at {bank.path} keeps memories of {setting}={getattr(config, setting)}, and "
-                f"{setting}={value} was given: leave it out, or {recompress} --{setting} {value}."
+                f"{setting}={value} was given: leave it out, or {_anew(bank, setting, value)}."
             )
+    if "weights" in model.explicit:
+        _check_made_by(bank, config, model.fingerprint, ("lm", "tokenizer", "compressor"))
     settled = model.with_state(config, tensors_from_bytes(bank.asset("model") or b""))
-    if settled.fingerprint != config.fingerprint:
-        ours, theirs = (
-            {part: value[:24] for part, value in found.items()} for found in (config.fingerprint, settled.fingerprint)
-        )
-        differing = [part for part in ours if config.fingerprint[part] != settled.fingerprint.get(part)]
-        raise FingerprintMismatchError(
-            f"The store at {bank.path} was made with another model ({config.lm or 'an LM without a name'}): "
-            f"{', '.join(differing)} differ. Open it with that model, or {recompress} --model NAME.\n"
-            f"  store: {json.dumps(ours)}\n  given: {json.dumps(theirs)}"
-        )
+    _check_made_by(bank, config, settled.fingerprint, tuple(config.fingerprint))
     if len(bank):
         settled.hold()
     return settled
+
+
+def _check_made_by(bank: MemoryBank, config: CMTConfig, given: dict[str, str], parts: tuple[str, ...]) -> None:
+    """Refuse a model that differs in some parts from the one that made the memories."""
+    differing = [part for part in parts if config.fingerprint[part] != given.get(part)]
+    if differing:
+        ours, theirs = (
+            {part: value if len(value) < 40 else f"{value[:24]}…{value[-12:]}" for part, value in found.items()}
+            for found in (config.fingerprint, given)
+        )
+        raise FingerprintMismatchError(
+            f"The store at {bank.path} was made with another model ({config.lm or 'an LM without a name'}): "
+            f"{', '.join(differing)} differ. Open it with that model, or {_anew(bank, 'model', 'NAME')}.\n"
+            f"  store: {json.dumps(ours, ensure_ascii=False)}\n  given: {json.dumps(theirs, ensure_ascii=False)}"
+        )
+
+
+def _anew(bank: MemoryBank, setting: str, value: object) -> str:
+    return f"make its memories anew with `cmt-memory store recompress --store {bank.path} --{setting} {value}`"
 
 
 def settle_encoder(bank: MemoryBank, encoder: Any) -> Encoder | None:

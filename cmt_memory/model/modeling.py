@@ -64,8 +64,8 @@ class CMTModel:
         self.aggregator = aggregator.to(lm.device).requires_grad_(False)
         self.aligner = aligner.to(lm.device).requires_grad_(False)
         self._parts_digest: str | None = None
-        self.explicit: set[str] = set()
-        """Settings that the caller gave, which an existing store must not replace by its own."""
+        self.explicit: set[str] = {"weights"} if compressor.trained else set()
+        """What the caller gave (settings, trained weights), which an existing store must not replace by its own."""
         self._made_memories = False
 
     # -- making one --------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class CMTModel:
                 "%s was trained at ratios %s and is used at %d", folder, list(config.trained_ratios), config.ratio
             )
         loaded = made.with_state(config, load_tensors(folder / "cmt.safetensors"))
-        loaded.explicit = set() if ratio is None else {"ratio"}
+        loaded.explicit = (set() if own else loaded.explicit) | (set() if ratio is None else {"ratio"})
         return loaded
 
     def with_state(self, config: CMTConfig, tensors: dict[str, torch.Tensor]) -> CMTModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cmt_memory.model.config import (
     MAX_RATIO,
@@ -19,6 +19,18 @@ from cmt_memory.settings import Strict, check_settings, read_settings
 from cmt_memory.training.data import Share, Source
 
 Weight = Annotated[float, Field(ge=0)]
+
+
+def _some_documents(value: dict[int, float]) -> dict[int, float]:
+    if not any(value):
+        raise ValueError("at least one number of documents must be above 0")
+    return value
+
+
+Counts = Annotated[
+    dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]], AfterValidator(_some_documents)
+]
+"""Numbers of documents, and how often each is drawn."""
 
 
 class Distillation(Strict):
@@ -75,19 +87,12 @@ class Episodes(Strict):
         reconstruction: share of pretraining that repeats the document; the rest continues it.
     """
 
-    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] = Field(default={1: 1.0})
+    documents: Counts = Field(default={1: 1.0})
     questions: int = Field(default=2, ge=1)
     hard_negatives: int = Field(default=16, ge=1)
     document_tokens: int = Field(default=512, ge=8)
     continuation_tokens: int = Field(default=64, ge=4)
     reconstruction: Share = 0.3
-
-    @field_validator("documents")
-    @classmethod
-    def _some_documents(cls, value: dict[int, float]) -> dict[int, float]:
-        if not any(value):
-            raise ValueError("at least one number of documents must be above 0")
-        return value
 
 
 class Stage(Strict):
@@ -120,7 +125,7 @@ class Stage(Strict):
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    documents: dict[Annotated[int, Field(ge=0, le=64)], Annotated[float, Field(gt=0)]] | None = None
+    documents: Counts | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Stage:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import lzma
+import mmap
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 
 from cmt_memory.errors import InvalidInputError
 
+_PIECE = 1 << 20
 Question = tuple[str, str]
 """A question and its answer."""
 
@@ -82,7 +85,7 @@ class Lines:
         self._file.seek(self._starts[number])
         raw = self._file.read(self._starts[number + 1] - self._starts[number])
         try:
-            return raw.decode("utf-8")
+            return raw.decode("utf-8" if number else "utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidInputError(f"{self.path}, line {number + 1}: not UTF-8.") from None
 
@@ -102,6 +105,12 @@ class Lines:
         if not isinstance(value, dict):
             raise InvalidInputError(f"{where}: expected an object, not {type(value).__name__}.")
         return value
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """A file's content, read from the disk when it is looked at."""
+    with _open(path) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
 
 def is_compressed(path: Path) -> bool:
@@ -141,25 +150,31 @@ def squad(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
         raise InvalidInputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path} is not UTF-8 at byte {error.start}.") from None
-    groups = []
+    groups, at = [], ""
     try:
         articles = content["data"]
         for number, article in enumerate(part_of(articles, part)):
             for place, paragraph in enumerate(article["paragraphs"]):
-                at = f"article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
+                at = f", article {number + 1} ({article.get('title', 'no title')}), paragraph {place + 1}"
                 asked = [
                     (q["question"].strip(), [answer["text"] for answer in q["answers"]])
                     for q in paragraph["qas"]
                     if q["answers"]
                 ]
                 if asked:
+                    for question, answers in asked:
+                        _check_texts(f"{path}{at}", context=paragraph["context"], question=question, answers=answers)
                     groups.append(Group.of([paragraph["context"]], asked))
     except (KeyError, TypeError, AttributeError) as error:
-        where = f", {at}" if groups else ""
         raise InvalidInputError(
-            f"{path}{where}: not SQuAD's format, which is data → paragraphs → context and qas → question and answers "
+            f"{path}{at}: not SQuAD's format, which is data → paragraphs → context and qas → question and answers "
             f"({type(error).__name__}: {error})."
         ) from None
+    if not groups and articles and part != (0.0, 1.0):
+        raise InvalidInputError(
+            f"{path}: no question in part {list(part)} of its articles, of which there are {len(articles)}. Articles "
+            "stay whole, so that no text is in two parts; use files of their own for training and for held_out."
+        )
     return _held(path, groups)
 
 
@@ -180,13 +195,19 @@ def jsonl(path: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
 
 
 def _check_question(lines: Lines, number: int, value: dict[str, Any]) -> bool:
-    for key, kind in (("documents", list), ("question", str), ("answers", list)):
-        found = value.get(key)
-        fine = isinstance(found, kind) and bool(found)
-        if not fine or (kind is list and not all(isinstance(text, str) and text for text in found or ())):
-            expected = "non-empty text" if kind is str else "a list of non-empty texts"
-            raise InvalidInputError(f"{lines.path}, line {number + 1}: {key!r} must be {expected}, not {found!r:.60}.")
+    found = {key: value.get(key) for key in ("documents", "question", "answers")}
+    _check_texts(f"{lines.path}, line {number + 1}", **found)
     return True
+
+
+def _check_texts(where: str, **found: Any) -> None:
+    """Refuse what is no text, or nothing but space; `documents` and `answers` are lists of texts."""
+    for key, value in found.items():
+        several = key in ("documents", "answers")
+        texts = (value if isinstance(value, list) and value else [None]) if several else [value]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            expected = "a list of non-empty texts" if several else "non-empty text"
+            raise InvalidInputError(f"{where}: {key!r} must be {expected}, not {value!r:.60}.")
 
 
 def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1.0)) -> Groups:
@@ -200,13 +221,12 @@ def streamingqa(path: Path, documents: Path, part: tuple[float, float] = (0.0, 1
         if missing:
             raise InvalidInputError(f"{at}: {', '.join(missing)} missing; expected StreamingQA's keys.")
         answers = value["answers"]
-        if not isinstance(answers, list) or not isinstance(answers[0], str):
-            raise InvalidInputError(f"{at}: 'answers' must be a list of texts, not {answers!r:.60}.")
+        _check_texts(at, question=value["question"], answers=answers)
         key = str(value["evidence_id"])
         where.setdefault(key, number)
         more = value.get("answers_additional") or []
         also = [answer for answer in more if isinstance(answer, str) and answer.strip()] if type(more) is list else []
-        asked.setdefault(key, []).append((str(value["question"]).strip(), [*answers, *also]))
+        asked.setdefault(key, []).append((value["question"].strip(), [*answers, *also]))
     return _by_document(path, asked, where, documents, "evidence_id", part)
 
 
@@ -248,7 +268,7 @@ def _by_document(
     places: dict[str, int] = {}
     for number, value in lines.objects():
         name = value.get(key, value.get("id"))
-        if name is None or not isinstance(value.get("text"), str) or not value["text"]:
+        if name is None or not isinstance(value.get("text"), str) or not value["text"].strip():
             raise InvalidInputError(f"{documents}, line {number + 1}: expected {key!r} (or 'id') and a 'text'.")
         places[str(name)] = number
     for name in asked:
@@ -281,7 +301,7 @@ def _some(path: Path, count: int) -> int:
 
 
 class Passages:
-    """Plain text cut into passages at spaces, by number; the text is kept as it is on disk, decompressed.
+    """Plain text cut into passages at spaces, by number. A plain file stays on disk; a compressed one is kept whole.
 
     Args:
         path: text, its documents separated by a form feed on a line of its own.
@@ -290,7 +310,7 @@ class Passages:
     """
 
     def __init__(self, path: Path, part: tuple[float, float] = (0.0, 1.0), *, size: int = 3000) -> None:
-        self._text = read_bytes(path)
+        self._text = read_bytes(path) if is_compressed(path) else _mapped(path)
         self._spans: list[tuple[int, int]] = []
         documents, start = [], 0
         while start < len(self._text):
@@ -306,11 +326,18 @@ class Passages:
                 start = end
         if not self._spans:
             raise InvalidInputError(f"{path}: no text in the chosen part of the file.")
-        try:
-            self._text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = self._text[: error.start].count(b"\n") + 1
-            raise InvalidInputError(f"{path}, line {line}: not UTF-8.") from None
+        self._check_utf8(path)
+
+    def _check_utf8(self, path: Path) -> None:
+        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+        for start in range(0, len(self._text), _PIECE):
+            piece = self._text[start : start + _PIECE]
+            try:
+                decoder.decode(piece, start + _PIECE >= len(self._text))
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise InvalidInputError(f"{path}, line {line}: not UTF-8.") from None
+            line += piece.count(b"\n")
 
     def _space(self, place: int, stop: int) -> int:
         found = [at for at in (self._text.find(space, place, stop) for space in (b" ", b"\n")) if at >= 0]

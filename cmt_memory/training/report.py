@@ -63,9 +63,10 @@ def write_card(
 ) -> None:
     """A model card with data, settings, results and seed."""
     trained = sum(p.numel() for part in (model.compressor, model.aggregator, model.aligner) for p in part.parameters())
+    llm = model.config.lm or config.llm
     ratio = f", ratio={model.config.ratio}" if config.compressor == "adapted" else ""
     lines = [
-        "# Compressor for " + (model.config.lm or config.llm),
+        f"# Compressor for {llm}",
         "",
         "Turns documents into memories that the frozen language model answers from (CMT, arXiv 2412.07393).",
         "Use it with [cmt-memory](https://pypi.org/project/cmt-memory/):",
@@ -79,7 +80,7 @@ def write_card(
         "",
         "## What it is",
         "",
-        f"- language model: `{config.llm}`, not changed (sha256 of its weights before and after: `{digest[:16]}…`)",
+        f"- language model: `{llm}`, not changed (sha256 of its weights before and after: `{digest[:16]}…`)",
         *_parts(config, model),
         f"- {trained:,} parameters beside the language model",
         "",

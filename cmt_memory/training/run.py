@@ -8,7 +8,9 @@ import json
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,18 @@ from cmt_memory.training.data import Source
 from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import Learner
 from cmt_memory.training.report import write_card, write_plot
-from cmt_memory.training.sources import Mixture, open_source
+from cmt_memory.training.sources import Mixture, TextSource, open_source
 from cmt_memory.training.trainer import (
     FAILED,
     CMTTrainer,
     CMTTrainingArguments,
     GateCallback,
     ProgressCallback,
+    batches_each,
     load_learner,
     save_learner,
 )
-from cmt_memory.training.units import Units
+from cmt_memory.training.units import Units, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +71,20 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
         GateFailedError: a measurement says that the run is hopeless.
     """
     _check_installed()
-    _settle(config)
-    train, held_out = _mixture(config, config.train, "train"), _mixture(config, config.held_out, "held-out")
-    model = _starting_model(config, train)
-    longest = len(model.lm.prompt.head_ids) + config.episodes.document_tokens
-    model.lm.check_fits(longest, "episodes.document_tokens with the prompt's head")
+    _check_folder(config)
+    data, held_out = _data(config, config.train, "train"), _data(config, config.held_out, "held-out")["answers"]
+    steps = [_steps(stage, data[stage.task], number) for number, stage in enumerate(config.stages)]
+    for stage in config.stages:
+        batches_each(stage)
+    model = _starting_model(config, data["pretrain"])
+    _check_lengths(config, model.lm)
+    held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
     before = weights_digest(model.lm)
     learner = Learner(model, config.objectives, config.batch_tokens)
+    _settle(config)
     log: list[dict[str, Any]] = []
-    for number, stage in enumerate(config.stages):
-        log += _run_stage(config, number, stage, learner, train, held_out, show_progress)
+    for number in range(len(config.stages)):
+        log += _run_stage(config, number, steps, learner, data, held_out, show_progress)
     after = weights_digest(model.lm)
     if before != after:
         raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
@@ -90,9 +97,10 @@ def _check_installed() -> None:
         raise InvalidInputError(f"Training needs {', '.join(missing)}: pip install 'cmt-memory[train]'.")
 
 
-def _settle(config: TrainConfig) -> None:
-    """Remember the settings in the run's folder; refuse to go on with a run of others."""
-    config.folder.mkdir(parents=True, exist_ok=True)
+def _check_folder(config: TrainConfig) -> None:
+    """Refuse to go on with a run of other settings, or with one that a gate ended."""
+    if config.folder.exists() and not config.folder.is_dir():
+        raise InvalidInputError(f"output: {config.folder} is a file; name a folder.")
     path, mine = config.folder / SETTINGS, config.as_json()
     if path.exists():
         theirs = json.loads(path.read_text("utf-8"))
@@ -107,17 +115,44 @@ def _settle(config: TrainConfig) -> None:
                 f"The run in {config.folder} was ended: {json.loads(failed.read_text('utf-8'))['failure']}. "
                 "Change its settings and choose another output."
             )
-    elif _rank() == 0:
-        path.write_text(json.dumps(mine, indent=2) + "\n", "utf-8")
+
+
+def _settle(config: TrainConfig) -> None:
+    """Remember the settings in the run's folder, once all that they name was found."""
+    if _rank() == 0:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        partial = config.folder / f"{SETTINGS}.partial"
+        partial.write_text(json.dumps(config.as_json(), indent=2) + "\n", "utf-8")
+        partial.replace(config.folder / SETTINGS)
+
+
+def _check_lengths(config: TrainConfig, lm: FrozenLM) -> None:
+    """See that the LM has positions for the longest episodes there may be."""
+    head, document, ratio = len(lm.prompt.head_ids), config.episodes.document_tokens, min(config.used_ratios)
+    after = config.episodes.continuation_tokens
+    lm.check_fits(head + document, "episodes.document_tokens with the prompt's head")
+    for number, stage in enumerate(config.stages):
+        if stage.task == "pretrain":
+            lm.check_fits(head + 3 + after, f"stages.{number}: a text with {after} tokens to predict after it")
+            continue
+        count = max(stage.documents or config.episodes.documents)
+        what = f"stages.{number}: a question after {count} documents of {document} tokens (episodes.document_tokens)"
+        if config.objectives.distillation.weight:
+            lm.check_fits(head + count * document + 1, f"{what}, read as text for distillation,")
+        if config.compressor == "adapted":
+            spanned = document if lm.scheme == "learned" else count * math.ceil(document / ratio)
+            lm.check_fits(head + spanned + 1, f"{what} at ratio {ratio}")
 
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _mixture(config: TrainConfig, sources: tuple[Source, ...], name: str) -> Mixture:
+def _data(config: TrainConfig, sources: tuple[Source, ...], name: str) -> dict[str, Mixture]:
+    """Data by the task of a stage; there are no questions about plain text."""
     opened = [(open_source(source, config.episodes.hard_negatives), source.weight) for source in sources]
-    return Mixture(opened, f"{config.seed}/{name}")
+    asked = [(source, weight) for source, weight in opened if not isinstance(source, TextSource)]
+    return {"pretrain": Mixture(opened, f"{config.seed}/{name}"), "answers": Mixture(asked, f"{config.seed}/{name}")}
 
 
 def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
@@ -127,7 +162,8 @@ def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
     ratios = config.used_ratios if config.compressor == "adapted" else ()
     settings = {"ratio": config.default_ratio, "trained_ratios": ratios, "fingerprint": {}}
     if config.start is not None:
-        model = CMTModel.from_pretrained(config.start, device=device)
+        named = config.llm if "llm" in config.model_fields_set else None
+        model = CMTModel.from_pretrained(config.start, llm=named, device=device)
         if not model.compressor.trained:
             raise InvalidInputError(f"{config.start} holds no trained compressor to go on from; leave out `start`.")
         found = {key: getattr(model.config, key) for key in ("latent", *config.parts)}
@@ -148,38 +184,39 @@ def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
 def _run_stage(
     config: TrainConfig,
     number: int,
-    stage: Stage,
+    steps: Sequence[int],
     learner: Learner,
-    train: Mixture,
+    data: dict[str, Mixture],
     held_out: Mixture,
     show_progress: bool,
 ) -> list[dict[str, Any]]:
     """Run a stage, or go on with it, or take what it left; returns its log."""
-    folder = config.folder / f"stage-{number}"
+    folder, stage = config.folder / f"stage-{number}", config.stages[number]
     done = folder / DONE
     if done.exists():
         load_learner(learner, folder)
         return list(json.loads(done.read_text("utf-8"))["log"])
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     learner.choose(stage)
-    steps = _steps(stage, train, number)
     units = Units(
         learner.model.lm,
-        train,
+        data[stage.task],
         stage,
         config.episodes,
         config.used_ratios,
-        steps,
+        steps[number],
         f"{config.seed}/{number}",
         learner.model.config.chat_template_kwargs,
     )
-    gates = _gates(config, number, stage, learner, held_out, folder)
+    gates = _gates(config, number, steps, learner, held_out, folder)
     watch = [ProgressCallback(f"Stage {number}, {stage.task}")] if show_progress and _rank() == 0 else []
-    trainer = CMTTrainer(learner, CMTTrainingArguments.of(config, stage, folder, steps), units, [*gates, *watch])
+    trainer = CMTTrainer(
+        learner, CMTTrainingArguments.of(config, stage, folder, steps[number]), units, [*gates, *watch]
+    )
     for gate in gates:
         gate.trainer = trainer
     last = _last_checkpoint(folder)
-    logger.info("stage %d: %d steps%s", number, steps, f", going on from {last}" if last else "")
+    logger.info("stage %d: %d steps%s", number, steps[number], f", going on from {last}" if last else "")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()
     if (folder / FAILED).exists():
@@ -218,11 +255,12 @@ def _steps(stage: Stage, train: Mixture, number: int) -> int:
 
 
 def _gates(
-    config: TrainConfig, number: int, stage: Stage, learner: Learner, held_out: Mixture, folder: Path
+    config: TrainConfig, number: int, steps: Sequence[int], learner: Learner, held_out: Mixture, folder: Path
 ) -> list[GateCallback]:
-    if stage.task != "answers" or not config.held_out:
+    if config.stages[number].task != "answers" or not config.held_out:
         return []
-    passed = sum(earlier.steps or 0 for earlier in config.stages[:number] if earlier.task == "answers")
+    tasks = [stage.task for stage in config.stages]
+    passed = sum(steps[earlier] for earlier in range(number) if tasks[earlier] == "answers")
     keeper = _keeper(config, learner.model, held_out, config.gates.ratio or config.default_ratio)
     return [GateCallback(keeper, config.gates.every, max(0, config.gates.after - passed), folder)]
 

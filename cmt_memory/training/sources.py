@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -82,11 +83,13 @@ class FileSource:
     def episode(self, number: int, rng: random.Random, documents: int, questions: int) -> Episode:
         """See `EpisodeSource.episode`; no documents at all where `documents` is 0."""
         group = self._groups[number]
-        asked = rng.sample(group.questions, min(questions, len(group.questions)))
+        numbers = rng.sample(range(len(group.questions)), min(questions, len(group.questions)))
+        asked = [group.questions[i] for i in numbers]
         if documents == 0:
             return Episode((), tuple(Asked(question, answer, ()) for question, answer in asked))
         own = list(group.documents)
-        texts = own + self._wrong(group, asked, rng, documents - len(own))
+        right = {answer.lower() for i in numbers for answer in group.answers[i]}
+        texts = own + self._wrong(own, asked[0][0], right, rng, documents - len(own))
         order = list(range(len(texts)))
         rng.shuffle(order)
         gold = tuple(sorted(order.index(i) for i in range(len(own))))
@@ -98,19 +101,20 @@ class FileSource:
         """See `EpisodeSource.passage`."""
         return rng.choice(self._groups[number].documents)
 
-    def _wrong(self, group: readers.Group, asked: list[readers.Question], rng: random.Random, count: int) -> list[str]:
+    def _wrong(self, own: list[str], question: str, answers: set[str], rng: random.Random, count: int) -> list[str]:
+        """Documents that hold none of the answers."""
         if count <= 0:
             return []
-        answers = [answer.lower() for _, answer in asked]
-        own = set(group.documents)
 
         def fits(text: str) -> bool:
             return text not in own and not any(answer in text.lower() for answer in answers)
 
-        # As many again, because the right document and others with the answer are among the nearest.
-        near = self._index.nearest(asked[0][0], 2 * self._hard + count + len(own))
-        hard = [self._corpus[i] for i in near if fits(self._corpus[i])][: max(self._hard, count)]
-        chosen = rng.sample(hard, min(count, len(hard)))
+        chosen: list[str] = []
+        if self._hard < len(self._corpus):  # otherwise any document will do, and a search would only cost
+            # As many again, because the right document and others with the answer are among the nearest.
+            near = self._index.nearest(question, 2 * self._hard + count + len(own))
+            hard = [self._corpus[i] for i in near if fits(self._corpus[i])][: max(self._hard, count)]
+            chosen = rng.sample(hard, min(count, len(hard)))
         for _ in range(50 * count):
             if len(chosen) == count:
                 break
@@ -202,6 +206,7 @@ class Mixture:
     """
 
     def __init__(self, sources: Sequence[tuple[EpisodeSource, float]], seed: str) -> None:
+        self._change: Callable[[Episode], Episode] | None = None
         self._sources = [source for source, _ in sources]
         self._seed = seed
         total = sum(weight for _, weight in sources)
@@ -222,7 +227,14 @@ class Mixture:
         """One episode, of a number of documents drawn by weight."""
         source, index, rng = self._draw(number)
         count = rng.choices(list(documents), weights=list(documents.values()))[0]
-        return source.episode(index, rng, count, questions)
+        episode = source.episode(index, rng, count, questions)
+        return episode if self._change is None else self._change(episode)
+
+    def changed(self, change: Callable[[Episode], Episode]) -> Mixture:
+        """The same episodes, changed."""
+        other = copy.copy(self)
+        other._change = change
+        return other
 
     def passage(self, number: int) -> str:
         """One text to pretrain on."""

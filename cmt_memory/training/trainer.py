@@ -56,16 +56,11 @@ class CMTTrainingArguments(TrainingArguments):
         """
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-        if stage.gradient_accumulation % processes:
-            raise InvalidInputError(
-                f"A step of {stage.gradient_accumulation} batches cannot be shared by {processes} processes: set "
-                f"gradient_accumulation of each stage to a multiple of {processes}."
-            )
         schedules = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
         return cls(
             output_dir=str(folder),
             per_device_train_batch_size=1,  # a unit is a whole batch already
-            gradient_accumulation_steps=stage.gradient_accumulation // processes,
+            gradient_accumulation_steps=batches_each(stage),
             max_steps=steps,
             learning_rate=stage.learning_rate,
             lr_scheduler_type=schedules[stage.schedule],
@@ -92,6 +87,21 @@ class CMTTrainingArguments(TrainingArguments):
         )
 
 
+def batches_each(stage: Stage) -> int:
+    """How many of a step's batches each process takes.
+
+    Raises:
+        InvalidInputError: they cannot be shared by the processes there are.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if stage.gradient_accumulation % processes:
+        raise InvalidInputError(
+            f"A step of {stage.gradient_accumulation} batches cannot be shared by {processes} processes: set "
+            f"gradient_accumulation of each stage to a multiple of {processes}."
+        )
+    return stage.gradient_accumulation // processes
+
+
 class CMTTrainer(Trainer):
     """Trains a `Learner` on units: logs every objective, keeps only what is trained, resumes exactly.
 
@@ -110,7 +120,8 @@ class CMTTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self._sums = torch.zeros(2, len(LOSSES))
-        super().__init__(model=learner, args=args, train_dataset=units, data_collator=_only, callbacks=callbacks)
+        watch = [LogAtSaves(), *(callbacks or [])]
+        super().__init__(model=learner, args=args, train_dataset=units, data_collator=_only, callbacks=list(watch))
         self.remove_callback(PrinterCallback)  # prints to the standard output; see `ProgressCallback`
         self.model_accepts_loss_kwargs = False
         self.learner = learner
@@ -118,6 +129,14 @@ class CMTTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         """Units come in the order they have: it is drawn already, and the same for any number of processes."""
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[arg-type]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See `Trainer.train`; afterwards the model makes memories as one that was loaded, without dropout."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.learner.eval()
+            self.learner.model.retrained()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -169,6 +188,14 @@ def load_learner(learner: Learner, folder: Path) -> None:
 
 def _only(units: list[Unit]) -> dict[str, Unit]:
     return {"unit": units[0]}
+
+
+class LogAtSaves(TrainerCallback):
+    """Logs with every checkpoint, so that a run that goes on from one logs means over the same steps."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log where a checkpoint is due."""
+        control.should_log = control.should_log or control.should_save
 
 
 class ProgressCallback(TrainerCallback):
@@ -240,7 +267,9 @@ class GateCallback(TrainerCallback):
         measured = [self._keeper.measure() if state.is_world_process_zero else {}]
         found: dict[str, float] = broadcast_object_list(measured)[0]
         if self.trainer is not None:
+            due = control.should_log
             self.trainer.log({f"gate_{name}": value for name, value in found.items()})
+            control.should_log = due  # which logging takes back, and with it the losses of this step
         failure = self._keeper.failure(found) if state.global_step >= self._after else None
         if failure is not None:
             if state.is_world_process_zero:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.prompts import answer_format, question_prompt
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.training.config import Episodes, Stage
-from cmt_memory.training.sources import Asked, Mixture
+from cmt_memory.training.sources import Episode, Mixture
 
 _POOL = 8
 """Units whose episodes are drawn together and sorted by length, so that little of a batch is padding."""
@@ -98,6 +99,7 @@ class Units(Dataset[Unit]):
         self._ratios, self._seed = tuple(ratios), seed
         self._answers = answer_format(lm, chat_template_kwargs)
         self._count = steps * stage.gradient_accumulation
+        self._longest_text = min(episodes.document_tokens, _longest_text(lm, episodes.continuation_tokens, min(ratios)))
         self._pool: tuple[int, list[Unit]] = (-1, [])
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class Units(Dataset[Unit]):
     def _text(self, number: int, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
         settings = self._episodes
         ids = self._lm.encode_document(self._mixture.passage(number))
-        most = settings.document_tokens
+        most = self._longest_text
         if rng.random() < settings.reconstruction or len(ids) < 2 * settings.continuation_tokens:
             document = tuple(ids[:most])
             return document, document, True
@@ -143,11 +145,9 @@ class Units(Dataset[Unit]):
 
     def _answered(self, number: int, documents: dict[int, float]) -> tuple[list[tuple[int, ...]], list[Row]]:
         episode = self._mixture.episode(number, documents, self._episodes.questions)
-        texts = [
-            tuple(self._document(text, [asked for asked in episode.asked if place in asked.gold]))
-            for place, text in enumerate(episode.documents)
-        ]
-        rows = []
+        episode = shortened(self._lm, episode, self._episodes.document_tokens)
+        texts = [tuple(self._lm.encode_document(text)) for text in episode.documents]
+        rows: list[Row] = []
         for asked in episode.asked:
             prompt = question_prompt(self._lm, asked.question, None)
             words = tuple(self._lm.encode_document(asked.question.strip()))
@@ -155,16 +155,39 @@ class Units(Dataset[Unit]):
             rows.append(Row(tuple(range(len(texts))), asked.gold, words, prompt.question_ids, answer))
         return texts, rows
 
-    def _document(self, text: str, asked: Sequence[Asked]) -> list[int]:
-        """Token ids of a document; of a long one the part around the first answer asked for."""
-        most = self._episodes.document_tokens
-        ids = self._lm.encode_document(text)
-        if len(ids) <= most:
-            return ids
-        size = int(0.9 * most * len(text) / len(ids))
-        middle = max((text.find(one.answer) for one in asked), default=0)
+
+def shortened(lm: FrozenLM, episode: Episode, most: int) -> Episode:
+    """An episode without document of more than `most` tokens: of a long one the part around the first answer it holds.
+
+    Questions that such a part no longer answers are left out, but for the first.
+    """
+    kept = tuple(
+        _part(lm, text, next((asked.answer for asked in episode.asked if place in asked.gold), ""), most)
+        for place, text in enumerate(episode.documents)
+    )
+    first, others = episode.asked[:1], episode.asked[1:]
+    lost = [any(one.answer in episode.documents[i] and one.answer not in kept[i] for i in one.gold) for one in others]
+    return Episode(kept, (*first, *(one for one, gone in zip(others, lost, strict=True) if not gone)))
+
+
+def _part(lm: FrozenLM, text: str, answer: str, most: int) -> str:
+    """A text that is short enough; of a long one the part around an answer."""
+    middle, size, part = max(0, text.find(answer)) + len(answer) // 2, len(text), text
+    while (count := len(lm.encode_document(part))) > most:
+        size = int(0.9 * most * size / count)
         start = max(0, min(middle - size // 2, len(text) - size))
-        return self._lm.encode_document(text[start : start + size])[:most]
+        part = text[start : start + size]
+    return part
+
+
+def _longest_text(lm: FrozenLM, continuation: int, ratio: int) -> int:
+    """Most tokens of a text that the LM has positions for, once as a memory and once more to repeat it."""
+    if lm.max_positions is None:
+        return sys.maxsize
+    if lm.scheme == "learned":
+        ratio = 1  # a memory spans as many positions as its text
+    room = lm.max_positions - len(lm.prompt.head_ids) - 2
+    return min(room * ratio // (ratio + 1), (room - continuation) * ratio)
 
 
 def _joined(ratio: int, episodes: Sequence[tuple[list[tuple[int, ...]], list[Row]]]) -> AnswerUnit:

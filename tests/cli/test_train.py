@@ -65,6 +65,7 @@ def test_a_run_and_what_it_trained_in_a_store(cmt, lm, notes, tmp_path):
         ({"train": [{"kind": "squad", "path": "$NOT_SET/x"}]}, "environment variable that is not set"),
         ({"train": [{"kind": "text", "path": "x"}]}, "needs a source with questions"),
         ({"stages": [{"task": "answers", "steps": 1, "epochs": 1}]}, "give `steps` or `epochs`"),
+        ({"stages": [{"task": "answers", "steps": 1, "documents": {0: 1}}]}, "at least one number of documents must"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_told_before_anything_is_loaded(cmt, tmp_path, change, said):

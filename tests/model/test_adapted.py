@@ -211,3 +211,24 @@ def test_a_store_uses_it_like_any_other(tmp_path, folders):
         assert isinstance(store.model.compressor, AdaptedCompressor)
     with pytest.raises(FingerprintMismatchError, match="ratio"):
         CMTMemoryStore(tmp_path / "s", CMTModel.from_pretrained(tmp_path / "cmt", ratio=2))
+    plain = CMTModel.from_llm(folders["llama"])
+    with CMTMemoryStore(tmp_path / "s", plain, channels=("bm25",)) as store:  # whose compressor the store brings
+        assert isinstance(store.model.compressor, AdaptedCompressor)
+
+
+def test_a_trained_compressor_is_not_replaced_by_the_one_of_the_store(tmp_path, folders):
+    """Whoever names a trained model would else go on with the old one, and not be told."""
+    models = [adapted(folder=folders["llama"], disturb=disturb) for disturb in (0.2, 0.3)]
+    for number, model in enumerate([*models, CMTModel.from_llm(folders["llama"])]):
+        with CMTMemoryStore(tmp_path / f"s{number}", model, encoder=None, channels=("bm25",)) as store:
+            store.add_documents(DOCUMENTS)
+    models[1].save_pretrained(tmp_path / "cmt")
+    loaded = CMTModel.from_pretrained(tmp_path / "cmt")
+    for given in (models[1], loaded):
+        for place in (0, 2):
+            with pytest.raises(FingerprintMismatchError, match=r"another model .*compressor differ.*recompress"):
+                CMTMemoryStore(tmp_path / f"s{place}", given)
+        with CMTMemoryStore(tmp_path / "s1", given) as store:
+            assert store.verify().ok
+    with CMTMemoryStore.open_recompressed(tmp_path / "s2", loaded) as store:
+        assert store.model.fingerprint["compressor"] == loaded.fingerprint["compressor"]

@@ -206,8 +206,10 @@ def test_a_store_uses_it_like_any_other(tmp_path, encoders, lm):
         other.aggregator.places.add_(0.1)
     other.retrained()
     other.save_pretrained(tmp_path / "other")
-    with CMTMemoryStore(tmp_path / "s", CMTModel.from_pretrained(tmp_path / "other")) as store:
-        assert store.model.fingerprint == model.fingerprint  # a store's own parts win, as those of any trained model
+    with pytest.raises(FingerprintMismatchError, match="compressor differ"):
+        CMTMemoryStore(tmp_path / "s", CMTModel.from_pretrained(tmp_path / "other"))
+    with CMTMemoryStore(tmp_path / "s", CMTModel.from_llm(lm)) as store:
+        assert store.model.fingerprint == model.fingerprint  # a store brings its own parts
     (tmp_path / "wide").mkdir()
     wide = paper_model(CMTModel.from_llm(lm), encoders["bert"], trained=False)
     assert wide.fingerprint["compressor"] != model.fingerprint["compressor"]

@@ -97,7 +97,7 @@ def test_squad(tmp_path, suffix):
 def test_jsonl(tmp_path):
     rows = [{"documents": [f"A{i}.", "B."], "question": f"Q{i}?", "answers": [f"a{i}", "x"]} for i in range(5)]
     path = write_lines(tmp_path / "q.jsonl", rows)
-    path.write_text(path.read_text().replace("\n", "\n\n", 1))
+    path.write_text("\ufeff" + path.read_text().replace("\n", "\n\n", 1))  # as Windows' editors begin a file
     groups = readers.jsonl(path)
     assert [groups[i].questions for i in range(5)] == [((f"Q{i}?", f"a{i}"),) for i in range(5)]
     assert groups[3].documents == ("A3.", "B.")
@@ -157,21 +157,35 @@ def broken(tmp_path, documents):
     faulty = json.loads(json.dumps(SQUAD))
     del faulty["data"][1]["paragraphs"][2]["qas"][0]["question"]
     yield readers.squad, (file("3.json", json.dumps(faulty)),), r"article 2 \(Article 1\), paragraph 3.*question"
+    for name, place, value in (("n", "answers", [{"text": 1990}]), ("b", "question", " "), ("c", "context", None)):
+        faulty = json.loads(json.dumps(SQUAD))
+        paragraph = faulty["data"][0]["paragraphs"][0]
+        (paragraph if place == "context" else paragraph["qas"][0])[place] = value
+        said = rf"3{name}\.json, article 1 \(Article 0\), paragraph 1: '?{place}"
+        yield readers.squad, (file(f"3{name}.json", json.dumps(faulty)),), said
     yield readers.squad, (file("4.json.gz", b"no gzip"),), r"4\.json\.gz cannot be decompressed"
     yield readers.squad, (tmp_path / "none.json",), r"none\.json cannot be read"
     yield readers.jsonl, (file("5.jsonl", good + "\n{nonsense\n"),), r"5\.jsonl, line 2: not valid JSON"
     yield readers.jsonl, (file("6.jsonl", good + "\n\n" + good.replace('["a"]', '"a"')),), r"line 3: 'answers'"
     yield readers.jsonl, (file("7.jsonl", good + "\n[1]\n"),), r"line 2: expected an object"
     yield readers.jsonl, (file("8.jsonl", (good + "\n").encode() + b'{"question": "\xff"}'),), r"line 2: not UTF-8"
+    yield readers.jsonl, (file("81.jsonl", good.replace('"Q?"', '"  "')),), r"line 1: 'question' must be non-empty text"
+    yield readers.jsonl, (file("82.jsonl", good.replace('"a"', '" "')),), r"line 1: 'answers' must be a list"
+    yield readers.jsonl, (file("83.jsonl", good.replace('"A."', '"\\n"')),), r"line 1: 'documents' must be a list"
     yield readers.jsonl, (file("9.jsonl", ""),), r"no question"
     yield readers.streamingqa, (file("a.jsonl", lines({"evidence_id": ""})), documents), r"line 2: evidence_id missing"
     yield readers.streamingqa, (file("b.jsonl", lines({"evidence_id": "d9"})), documents), r"line 2: .*'d9'"
     yield readers.streamingqa, (file("c.jsonl", lines({"answers": "x"})), documents), r"line 2: 'answers'"
+    yield readers.streamingqa, (file("c1.jsonl", lines({"question": 7})), documents), r"line 2: 'question' must be"
     yield readers.streamingqa, (file("d.jsonl", lines({})), file("e.jsonl", '{"id": 1}')), r"e\.jsonl, line 1: .*'text'"
     yield readers.archivalqa, (file("f.csv", "id,question\n1,Q\n"), documents), r"f\.csv, line 1: no column answer"
     empty = ARCHIVAL.replace("?,Bern,", "?,,").replace('bridge?",Bern', 'bridge?",')
     yield readers.archivalqa, (file("g.csv", empty), documents), r"g\.csv, line 4: answer is empty"
     yield readers.archivalqa, (file("h.csv", ARCHIVAL + 'x,"open'), documents), r"h\.csv, line 5: not valid CSV"
+    yield readers.squad, (file("32.json", json.dumps(SQUAD)), (0.9, 1)), r"part \[0.9, 1\] of its articles.* are 4"
+    long = b"x\n" * (1 << 19) + "ä".encode()  # whose letter lies on the edge of what is decoded at once
+    yield readers.Passages, (file("j.txt", b" " + long[1:] + b"\n\xff"),), r"j\.txt, line 524290: not UTF-8"
+    yield readers.Passages, (file("k.txt", b""),), r"k\.txt: no text"
     yield readers.Passages, (file("i.txt", b"one\ntwo \xff"),), r"i\.txt, line 2: not UTF-8"
 
 
@@ -220,6 +234,25 @@ def test_wrong_documents_are_those_most_like_the_question(squad):
         if episode.asked[0].question == group.questions[0][0]:
             seen |= set(episode.documents) - set(group.documents)
     assert seen == {hardest}
+
+
+def test_no_wrong_document_holds_any_of_the_answers(tmp_path):
+    rows = [
+        {"documents": [f"The {what} opened in {year}."], "question": "When did it open?", "answers": answers}
+        for what, year, answers in (("bridge", "May 1900", ["May 1900", "1900"]), ("road", "June 1900", ["June 1900"]))
+    ] + [{"documents": ["The pool opened in 1950."], "question": "When did the pool open?", "answers": ["1950"]}]
+    path = str(write_lines(tmp_path / "q.jsonl", rows))
+    for hard in (1, 2, 100):
+        opened = source(hard, kind="jsonl", path=path)
+        wrong = {text for seed in range(9) for text in opened.episode(0, random.Random(seed), 2, 1).documents}
+        assert wrong == {"The bridge opened in May 1900.", "The pool opened in 1950."}
+
+
+def test_any_document_is_drawn_without_a_search_where_there_are_no_more_than_hard_ones(squad):
+    opened = source(12, kind="squad", path=str(squad))
+    drawn = {text for seed in range(40) for text in opened.episode(0, random.Random(seed), 3, 1).documents}
+    assert len(drawn) > 8
+    assert "_index" not in vars(opened)
 
 
 def test_bm25_against_its_formula():
@@ -289,3 +322,30 @@ def test_a_long_document_is_cut_around_its_answer(tmp_path):
     [ids] = unit.documents
     assert len(ids) <= 64
     assert "7731" in model.lm.tokenizer.decode(ids)
+
+
+def test_what_is_cut_off_is_not_asked(tmp_path):
+    """A long document is cut around the first answer, as a document with its end; the others must be in it too."""
+    from cmt_memory.training.config import Episodes, Stage
+    from cmt_memory.training.units import Units
+    from tests.training.helpers import trainable
+
+    filler = "The weather in the valley was calm on that day and nobody spoke. " * 30
+    context = f"The door's code is 7731. Its colour is blue. {filler} The lock's code is 5520."
+    asked = [("Door?", "7731"), ("Colour?", "blue"), ("Lock?", "5520")]
+    qas = [{"question": question, "answers": [{"text": answer}]} for question, answer in asked]
+    (tmp_path / "s.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    mixture = Mixture([(source(kind="squad", path=str(tmp_path / "s.json")), 1.0)], "0")
+    lm = trainable().lm
+    units = Units(
+        lm, mixture, Stage(task="answers", steps=20, batch=1), Episodes(document_tokens=64, questions=3), [2], 20, "0"
+    )
+    counts = set()
+    for number in range(20):
+        unit = units[number]
+        text = lm.tokenizer.decode(unit.documents[0])
+        assert len(unit.documents[0]) <= 64
+        assert text.endswith("\n\n")
+        assert all(lm.tokenizer.decode(row.answer).strip() in text for row in unit.rows)
+        counts.add(len(unit.rows))
+    assert counts == {1, 2}

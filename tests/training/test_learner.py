@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from cmt_memory import CMTModel
-from cmt_memory.training.config import Episodes, Stage
+from cmt_memory.training.config import Episodes, Stage, checked
 from cmt_memory.training.sources import Mixture
+from cmt_memory.training.trainer import CMTTrainer, CMTTrainingArguments
 from cmt_memory.training.units import AnswerUnit, Row, TextUnit, Units
 from tests.tiny import DOCUMENTS, QUESTION
 from tests.training.helpers import descend, facts, learner, start, trainable, units
@@ -208,6 +209,19 @@ def test_training_and_inference_are_one_path():
     snapshot = model.with_state(model.config, model.state())
     assert greedy(snapshot, snapshot.compress([DOCUMENTS[1]]), row.prompt) == target
     assert greedy(snapshot, [], row.prompt) != target
+
+
+def test_a_model_after_the_trainer_is_the_one_that_was_saved(tmp_path):
+    model = trainable(dropout=0.3)
+    before = model.fingerprint["compressor"]
+    made, drawn = learner(model), units(model, batch=2, steps=1)
+    values = {"output": "x", "device": "cpu", "train": [{"kind": "facts"}], "stages": [{"task": "answers", "steps": 1}]}
+    config = checked(values, "test")
+    CMTTrainer(made, CMTTrainingArguments.of(config, config.stages[0], tmp_path, 1), drawn).train()
+    assert model.fingerprint["compressor"] != before
+    twin = model.with_state(model.config, model.state())
+    for ours, theirs in zip(model.compress(DOCUMENTS), twin.compress(DOCUMENTS), strict=True):
+        assert torch.equal(ours.slots, theirs.slots)
 
 
 @pytest.mark.slow

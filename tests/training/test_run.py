@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from cmt_memory import CMTMemoryStore, CMTModel
-from cmt_memory.errors import GateFailedError, InvalidInputError
+from cmt_memory.errors import FingerprintMismatchError, GateFailedError, InvalidInputError
 from cmt_memory.training.config import checked
 from cmt_memory.training.run import run_training
 from cmt_memory.training.trainer import CMTTrainer
 from tests.tiny import DOCUMENTS, QUESTION, save_tiny
+from tests.training.test_data import SQUAD
 
 FACTS = {"kind": "facts", "facts": [1, 2]}
 PRETRAIN = {"task": "pretrain", "trains": "maps", "steps": 3, "batch": 3}
@@ -82,6 +83,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(lm, tmp_path, whole, monkey
     assert len(losses(again.log)) == 9
     ours, theirs = (load_file(run.model / "cmt.safetensors") for run in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_stopped_run_logs_means_over_the_same_steps(lm, tmp_path, monkeypatch):
+    """Also where checkpoints and the lines of the log do not fall together."""
+    logs = []
+    for at in (None, 5):
+        values = settings(lm, tmp_path / f"run-{at}", stages=[ANSWERS | {"steps": 7}], log_every=4, save_every=3)
+        step = CMTTrainer.training_step
+
+        def stopping(self, *args, at=at, step=step, **kwargs):
+            if self.state.global_step == at:
+                raise Stopped
+            return step(self, *args, **kwargs)
+
+        if at:
+            with monkeypatch.context() as patch:
+                patch.setattr(CMTTrainer, "training_step", stopping)
+                with pytest.raises(Stopped):
+                    run_training(checked(values, "test"))
+        logs.append(run_training(checked(values, "test")).log)
+    assert losses(logs[0]) == losses(logs[1])
+    assert [line["loss_answer"] for line in logs[0] if "loss" in line] == [
+        line["loss_answer"] for line in logs[1] if "loss" in line
+    ]
 
 
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(lm, tmp_path, whole):
@@ -153,6 +178,13 @@ def test_a_run_can_start_from_a_trained_model(lm, whole, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(InvalidInputError, match="set the same"):
         run_training(checked(settings(lm, tmp_path / "x", start=str(whole.model), latent=16), "test"))
+    save_tiny(tmp_path / "other", "gpt2")
+    with pytest.raises(FingerprintMismatchError, match="another lm"):
+        run_training(checked(settings(tmp_path / "other", tmp_path / "x", start=str(whole.model)), "test"))
+    unnamed = settings(lm, tmp_path / "unnamed", start=str(whole.model), stages=[ANSWERS | {"steps": 1}])
+    del unnamed["llm"]
+    card = (run_training(checked(unnamed, "test")).model / "README.md").read_text()
+    assert f"language model: `{lm}`" in card
 
 
 @pytest.mark.parametrize(
@@ -178,6 +210,7 @@ def test_a_hopeless_run_is_ended_with_the_reason(lm, tmp_path, gates, failure):
     state = json.loads((tmp_path / "run/stage-0/checkpoint-4/trainer_state.json").read_text())
     measured = [line for line in state["log_history"] if "gate_exact_match" in line]
     assert [line["step"] for line in measured] == [2, 4]
+    assert [line["step"] for line in state["log_history"] if "loss_answer" in line] == [1, 2, 3, 4]
     with pytest.raises(GateFailedError, match="was ended"):
         run_training(checked(values, "test"))
 
@@ -225,17 +258,84 @@ def test_two_processes_are_one(lm, tmp_path):
 
 def test_batches_that_processes_cannot_share_are_refused(lm, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    values = settings(lm, tmp_path / "run", stages=[PRETRAIN | {"gradient_accumulation": 2}, ANSWERS])
     with pytest.raises(InvalidInputError, match="multiple of 2"):
-        run_training(checked(settings(lm, tmp_path / "run"), "test"))
+        run_training(checked(values, "test"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_end_has_no_epochs(lm, tmp_path):
-    values = settings(lm, tmp_path / "run", stages=[{"task": "answers", "epochs": 1}])
-    with pytest.raises(InvalidInputError, match="no end"):
+    values = settings(lm, tmp_path / "run", stages=[PRETRAIN, {"task": "answers", "epochs": 1}])
+    with pytest.raises(InvalidInputError, match=r"stages\.1\.epochs: a source has no end"):
+        run_training(checked(values, "test"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"train": [{"kind": "squad", "path": "none.json"}]}, {"llm": "no/such/folder"}])
+def test_what_is_missing_is_told_before_the_folder_is_made(lm, tmp_path, change):
+    """So that the file can be put right and the same output given again."""
+    with pytest.raises(InvalidInputError):
+        run_training(checked(settings(lm, tmp_path / "run") | change, "test"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInputError, match="file is a file"):
+        run_training(checked(settings(lm, tmp_path / "file"), "test"))
+
+
+@pytest.fixture
+def squad(tmp_path):
+    (tmp_path / "squad.json").write_text(json.dumps(SQUAD))
+    return {"kind": "squad", "path": str(tmp_path / "squad.json")}
+
+
+def test_plain_text_beside_questions_is_only_pretrained_on(lm, tmp_path, squad):
+    (tmp_path / "text.txt").write_text(" ".join(DOCUMENTS * 20))
+    text = {"kind": "text", "path": str(tmp_path / "text.txt")}
+    stages = [PRETRAIN | {"steps": 1}, {"task": "answers", "epochs": 0.5, "batch": 3}]
+    run = run_training(checked(settings(lm, tmp_path / "run", train=[squad, text], stages=stages), "test"))
+    assert [line[:2] for line in losses(run.log)] == [(0, 1), (1, 1), (1, 2)]  # half of 12 paragraphs
+
+
+def test_held_out_documents_longer_than_the_lm_are_cut_as_those_to_learn_from(lm, tmp_path):
+    row = {"documents": ["It rains. " * 600 + "The code is 7731."], "question": "Code?", "answers": ["7731"]}
+    (tmp_path / "long.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    long = {"kind": "jsonl", "path": str(tmp_path / "long.jsonl")}
+    gates = {"every": 1, "questions": 4, "max_new_tokens": 2} | QUIET
+    values = settings(lm, tmp_path / "run", train=[long], held_out=[long], stages=[ANSWERS | {"steps": 1}], gates=gates)
+    assert set(run_training(checked(values, "test")).results) == {2, 4}
+
+
+def test_gates_count_the_steps_of_earlier_stages_given_as_epochs(lm, tmp_path, squad):
+    stages = [{"task": "answers", "epochs": 1, "batch": 3}, ANSWERS | {"steps": 2}]
+    gates = {"every": 100, "after": 5, "questions": 4, "max_new_tokens": 2} | QUIET | {"exact_match": 1.0}
+    values = settings(lm, tmp_path / "run", train=[squad], held_out=[squad], stages=stages, gates=gates)
+    with pytest.raises(GateFailedError, match="Stopped at step 2 of stage 1"):
         run_training(checked(values, "test"))
 
 
-def test_documents_longer_than_the_lm_are_refused(lm, tmp_path):
-    values = settings(lm, tmp_path / "run", episodes={"document_tokens": 512})
-    with pytest.raises(InvalidInputError, match="document_tokens"):
-        run_training(checked(values, "test"))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"episodes": {"document_tokens": 512}}, "episodes.document_tokens"),
+        ({"episodes": {"document_tokens": 300, "documents": {1: 1, 4: 1}}}, r"stages\.1: .* 4 documents .* at ratio 2"),
+        (
+            {"episodes": {"document_tokens": 200, "documents": {3: 1}}, "objectives": {"distillation": {"weight": 1}}},
+            "read as text for distillation",
+        ),
+        ({"episodes": {"document_tokens": 200, "continuation_tokens": 511}}, "511 tokens to predict"),
+    ],
+)
+def test_episodes_longer_than_the_lm_are_refused(lm, tmp_path, change, said):
+    with pytest.raises(InvalidInputError, match=said):
+        run_training(checked(settings(lm, tmp_path / "run") | change, "test"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_long_texts_are_pretrained_on_as_far_as_the_lm_has_positions(tmp_path, family):
+    """A text of 500 tokens and its repetition do not both fit into the 512 positions of these LMs."""
+    save_tiny(tmp_path / "lm", family)
+    (tmp_path / "text.txt").write_text(" ".join(DOCUMENTS * 200))
+    values = settings(tmp_path / "lm", tmp_path / "run", train=[{"kind": "text", "path": str(tmp_path / "text.txt")}])
+    values |= {"stages": [PRETRAIN], "episodes": {"document_tokens": 500, "continuation_tokens": 80}}
+    assert len(losses(run_training(checked(values, "test")).log)) == 3
