@@ -66,4 +66,6 @@ def _line(result: dict[str, Any]) -> str:
     told = ", ".join(f"{arm} {arms[arm]['f1']['value']:.1%}" for arm in ("memory", "text", "none") if arm in arms)
     share = result["share_kept"].get("memory", {}).get("f1", {}).get("raw")
     kept = "" if share is None else f"; memories keep {share['value']:.1%} of the text's"
-    return f"{result['model']} at ratio {result['ratio']}: F1 {told}{kept}"
+    pairs = ", ".join(f"{arm} {values['pair']['value']:.1%}" for arm, values in arms.items() if "pair" in values)
+    both = f"; pairs with both answers right: {pairs}" if pairs else ""
+    return f"{result['model']} at ratio {result['ratio']}: F1 {told}{kept}{both}"

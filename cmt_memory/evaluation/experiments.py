@@ -124,6 +124,9 @@ class _Run:
         store.add_documents(
             [Document(text, id=name) for name, text in self._data.documents.items()], show_progress=self._show
         )
+        if config.has_pairs:
+            gold = [store.bank.passage_ids(list(question.gold)) for question in self._data.questions]
+            return store, self._cases(store, gold)
         found = {r["question"]: r["hits"] for r in self._records.read(RETRIEVAL) if r["lm"] == lm}
         questions = [question for question in self._data.questions if question.number not in found]
         with Progress("Searching", len(questions), unit="questions", show=self._show) as bar:
@@ -139,8 +142,10 @@ class _Run:
         """The questions with passages; the passages of a question's gold documents are in reading order."""
         questions = self._data.questions
         gold = [store.bank.passage_ids(list(question.gold)) for question in questions]
-        others = shuffled(found, gold, self._config.seed)
-        names = list(dict.fromkeys(name for names in (*found, *gold) for name in names))
+        partners = [store.bank.passage_ids([q.partner]) if q.partner else [] for q in questions]
+        own = [[*right, *partner] for right, partner in zip(gold, partners, strict=True)]
+        others = shuffled(found, own, self._config.seed)
+        names = list(dict.fromkeys(name for names in (*found, *own) for name in names))
         hits = {
             name: MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
             for some in _batches(names, 500)
@@ -151,8 +156,8 @@ class _Run:
             return tuple(hits[name] for name in names)
 
         return [
-            Case(question.text, passages(mine), passages(right), passages(other))
-            for question, mine, right, other in zip(questions, found, gold, others, strict=True)
+            Case(question.text, passages(mine), passages(right), passages(other), passages(partner))
+            for question, mine, right, other, partner in zip(questions, found, gold, others, partners, strict=True)
         ]
 
     # -- answers ---------------------------------------------------------------------------------------------------
@@ -187,7 +192,7 @@ def shuffled(found: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], seed
 
     Args:
         found: ids of the passages found for each question.
-        gold: ids of the passages that hold its answer.
+        gold: ids of the passages that hold its answer, and of others that it is not to be given.
         seed: of the order in which others are tried.
 
     Returns:
@@ -252,8 +257,8 @@ def lm_condition(model: CMTModel) -> str:
 def _condition(
     config: EvalConfig, arms: Arms, cases: Sequence[Case], name: str, label: str, ratio: int | None, lm: str
 ) -> Condition:
-    wanted = [arm for arm in (LM_ARMS if ratio is None else RATIO_ARMS) if arm in config.arms]
-    unavailable = {arm: why for arm in config.arms if ratio is not None and (why := arms.unavailable(arm))}
+    wanted = [arm for arm in (LM_ARMS if ratio is None else RATIO_ARMS) if arm in config.compared]
+    unavailable = {arm: why for arm in config.compared if ratio is not None and (why := arms.unavailable(arm))}
     lonely = sum(not case.others for case in cases)
     if lonely and "shuffled" in wanted:
         unavailable["shuffled"] = f"for {lonely} questions every other one was given one of their documents"

@@ -99,6 +99,8 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
 def _blocks(results: dict[str, Any], plots: Sequence[Plot]) -> list[Block]:
     blocks: list[Block] = [Heading(1, "How much of the text's answers memories keep"), _setting(results)]
     blocks += [_overview(results), *plots]
+    if pairs := _pairs(results):
+        blocks += [Heading(2, "Pairs of documents with two values exchanged"), pairs]
     for result in results["results"]:
         blocks += [Heading(2, f"{result['model']} at ratio {result['ratio']}"), _arm_table(result)]
         missing = [f"{arm}: not measured; {why}" for arm, why in result["unavailable"].items()]
@@ -114,17 +116,20 @@ def _blocks(results: dict[str, Any], plots: Sequence[Plot]) -> list[Block]:
         ]
         if missing:
             blocks.append(Items(tuple(missing), bullets=True))
-    blocks += [Heading(2, "Retrieval"), _retrieval(results), Heading(2, "Arms and figures"), _meanings(results)]
-    return blocks
+    if results["retrieval"]:
+        blocks += [Heading(2, "Retrieval"), _retrieval(results)]
+    return [*blocks, Heading(2, "Arms and figures"), _meanings(results)]
 
 
 def _setting(results: dict[str, Any]) -> Items:
     data, settings = results["data"], results["settings"]
     source = settings["data"]
     named = Path(source["path"]).name if "path" in source else "generated"
+    searched = f"{settings['k']} passages retrieved for each; encoder {settings['encoder']}."
     lines = [
         f"{data['questions']:,} questions (of {data['questions_available']:,}) about {data['documents']:,} documents: "
-        f"{source['kind']}, {named}. {settings['k']} passages retrieved for each; encoder {settings['encoder']}.",
+        f"{source['kind']}, {named}. "
+        + (searched if results["retrieval"] else "Each is asked before its own document."),
         f"Greedy decoding of {settings['max_new_tokens']} tokens at most, the same in every arm; "
         f"slots kept as {settings['slot_dtype']}.",
         "Brackets are 95 % intervals of a paired bootstrap over the questions, drawn together where they are about "
@@ -162,6 +167,18 @@ def _overview(results: dict[str, Any]) -> Table:
     header = ("model", "ratio", "F1 none", "F1 memory", "F1 text", "F1 kept", "F1 kept, normalised", "EM kept")
     costs = ("EM kept, normalised", "positions, memory", "positions, text", "bytes a passage, memory", "as text")
     return Table((*header, *costs), tuple(rows))
+
+
+def _pairs(results: dict[str, Any]) -> Table | None:
+    """Single answers and whole pairs by arm, where documents come in pairs."""
+    rows = [
+        (result["model"], str(result["ratio"]), arm, _figure(values["em"]), _figure(values["pair"]))
+        for result in results["results"]
+        for arm, values in result["arms"].items()
+        if "pair" in values
+    ]
+    header = ("model", "ratio", "arm", "answers right (exact match)", "pairs right, both answers")
+    return Table(header, tuple(rows)) if rows else None
 
 
 def _arm_table(result: dict[str, Any]) -> Table:
@@ -320,7 +337,7 @@ def _draw_bytes(results: Sequence[dict[str, Any]], path: Path) -> bool:
     for result in results:
         for arm in ("text", "memory@1", *RATIO_ARMS):
             values = result["arms"].get(arm)
-            if values is None or not values["nbytes"] or arm in ("shuffled", "oracle_memory"):
+            if values is None or not values["nbytes"] or arm not in _MARKERS:
                 continue
             alone = arm not in RATIO_ARMS
             key = (result["lm"] if alone else result["model"], arm)

@@ -14,6 +14,7 @@ from cmt_memory.evaluation.config import EvalConfig
 from cmt_memory.evaluation.data import read_data
 from cmt_memory.evaluation.experiments import run_evaluation
 from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, Records
+from cmt_memory.evaluation.report import write_report
 from cmt_memory.settings import check_settings
 from tests.evaluation.helpers import TOWNS, squad_file, town
 from tests.tiny import save_tiny
@@ -158,6 +159,53 @@ def test_facts_are_held_out_and_the_same_each_time(tmp_path):
     assert all(q.kind for q in made.questions)
     other = read_data(config(tmp_path, "x", "x", data={"kind": "facts", "count": 5, "facts": [3, 3]}, seed=1))
     assert other.digest != made.digest
+
+
+SWAPPED = {"kind": "swapped", "pairs": 5}
+
+
+def test_pairs_are_whole_and_the_same_each_time(tmp_path):
+    made = read_data(config(tmp_path, "x", "x", data=SWAPPED, questions=6))
+    assert made == read_data(config(tmp_path, "x", "x", data=SWAPPED, questions=6))
+    assert (len(made.documents), len(made.questions), made.available) == (10, 6, 10)
+    for one, other in zip(made.questions[::2], made.questions[1::2], strict=True):
+        assert one.text == other.text
+        assert one.answers != other.answers
+        assert (one.gold, one.partner) == ((other.partner,), *other.gold)
+        assert all(q.answers[0] in made.documents[q.gold[0]] for q in (one, other))
+        assert one.answers[0] in made.documents[other.gold[0]]
+    with_half_a_pair = read_data(config(tmp_path, "x", "x", data=SWAPPED, documents=3, questions=None))
+    assert len(with_half_a_pair.questions) == 2
+    with pytest.raises(InvalidInputError, match="'swapped' needs pairs"):
+        config(tmp_path, "x", "x", arms=["memory", "swapped"])
+    assert "swapped" not in config(tmp_path, "x", "x").compared
+
+
+def test_a_pair_is_right_where_both_answers_are(lm, tmp_path):
+    def run():
+        values = {"data": SWAPPED, "models": [{"model": str(lm), "ratios": [2], "latent": 24, "name": "tiny"}]}
+        return run_evaluation(config(tmp_path / "out", lm, "x", questions=None, **values))
+
+    run()
+    path = tmp_path / "out" / ANSWERS
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    own = {record["question"]: record["replies"] for record in records if record["ratio"]}
+    for number, replies in own.items():  # the partner's memory is read as the partner's own question reads it
+        assert replies["swapped"]["text"] == own[number ^ 1]["memory"]["text"]
+        assert "oracle_memory" not in replies
+    for record in records:
+        for arm, reply in record["replies"].items():
+            reply["em"] = float({"text": True, "memory": record["question"] in (0, 1, 2, 4)}.get(arm, False))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = run()
+    [result] = results["results"]
+    found = {arm: (values["em"]["value"], values["pair"]["value"]) for arm, values in result["arms"].items()}
+    assert (found["memory"], found["text"], found["swapped"]) == ((0.4, 0.2), (1, 1), (0, 0))
+    assert (results["retrieval"], results["data"]["drawn_together"]) == ({}, 5)
+    page = write_report(results, tmp_path / "out").with_suffix(".md").read_text()
+    assert "| tiny | 2 | memory | 0.400 [" in page
+    assert "Retrieval" not in page
+    assert "before its own document" in page
 
 
 def test_a_model_that_is_not_there(tmp_path):
