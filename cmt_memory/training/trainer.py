@@ -240,7 +240,9 @@ class GateCallback(TrainerCallback):
         measured = [self._keeper.measure() if state.is_world_process_zero else {}]
         found: dict[str, float] = broadcast_object_list(measured)[0]
         if self.trainer is not None:
+            due = control.should_log
             self.trainer.log({f"gate_{name}": value for name, value in found.items()})
+            control.should_log = due  # logging clears it, and the step's own line is still to come
         failure = self._keeper.failure(found) if state.global_step >= self._after else None
         if failure is not None:
             if state.is_world_process_zero:

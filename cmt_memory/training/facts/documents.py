@@ -65,8 +65,8 @@ class FactDocument:
 class SwappedPair:
     """Two documents of the same words, in the second of which two values have changed places.
 
-    Both have the same two questions, whose answers have changed places too: what tells them apart is which value is told
-    of what, so a memory that forgets the order in a document answers both alike.
+    Both have the same two questions, whose answers have changed places too: what tells them apart is which value is
+    told of what, so a memory that forgets the order in a document answers both alike.
 
     Attributes:
         documents: each with two questions, in the same order and the same words.
