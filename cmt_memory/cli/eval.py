@@ -26,6 +26,8 @@ def evaluate(path: Path, as_json: bool) -> None:
     data: {kind: squad, path: dev-v1.1.json}      # or jsonl, streamingqa, archivalqa, facts
     questions: 2000
     k: 4
+    retention: {sizes: [200, 400, 800]}           # optional: the same questions as documents come in
+    noise: {shares: [0.5, 1.0]}                   # optional: as irrelevant documents come in
 
     Every arm has the same LM, search, questions and greedy decoding: none (closed book), memory, shuffled (another
     question's memories), text (the same passages in the prompt), truncated and extract (less text in as many

@@ -142,7 +142,7 @@ class Arms:
 
     def unavailable(self, arm: str) -> str | None:
         """Why this arm cannot be had or says nothing with this model, or None."""
-        if arm in ("truncated", "extract", "extract_bytes") and self.model.config.ratio == 1:
+        if arm in ("truncated", "extract", "extract_bytes") and self.model.config.slot_counts()["ratio"] == 1:
             return "at ratio 1 memories have as many positions as the text has tokens, so nothing is cut: see text"
         if arm == "memory@1" and self.model.is_exact:
             return "memories at ratio 1 with the LM's own keys and values are memory@1: see memory"

@@ -97,6 +97,46 @@ Questions = Annotated[
 ]
 
 
+class Retention(Strict):
+    """Questions about the first documents, asked again as later ones come in; the paper's stream.
+
+    Attributes:
+        sizes: after how many documents questions are asked; they are about the first so many as `sizes` begins with.
+        questions: how many.
+    """
+
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(200, 400, 600, 800, 1000, 1200), min_length=2)
+    questions: int = Field(default=200, ge=1)
+
+    @field_validator("sizes")
+    @classmethod
+    def _rise(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must be rising numbers, not {list(value)}")
+        return value
+
+
+class Noise(Strict):
+    """The questions, asked again as irrelevant documents come in.
+
+    Attributes:
+        shares: how many irrelevant documents, as shares of the documents.
+        questions: how many questions.
+        data: where irrelevant documents come from; synthetic facts unless given.
+    """
+
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.2, 0.4, 0.6, 0.8, 1.0), min_length=1)
+    questions: int = Field(default=200, ge=1)
+    data: Questions | None = None
+
+    @field_validator("shares")
+    @classmethod
+    def _rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must be rising numbers, not {list(value)}")
+        return value
+
+
 class EvaluatedModel(Strict):
     """A model, at one or several ratios.
 
@@ -134,6 +174,9 @@ class EvalConfig(Strict):
         k: passages that are retrieved for a question.
         arms: what is compared; `text`, `none` and `memory` are needed for shares. Unless given, all that say something
             about the data: `swapped` for pairs alone, the oracles where passages are searched.
+        ttft_questions: on how many questions the time to the first token is measured; 0 leaves it out.
+        retention: see `Retention`; left out unless given.
+        noise: see `Noise`; left out unless given.
         encoder: sentence encoder for the search; `auto`, or `none` for words alone.
         passage_tokens: longest passage, in the LM's tokens.
         passage_overlap: tokens that neighbouring passages share.
@@ -155,6 +198,9 @@ class EvalConfig(Strict):
     questions: int | None = Field(default=2000, ge=1)
     k: int = Field(default=4, ge=1)
     arms: tuple[str, ...] | None = Field(default=None, min_length=1)
+    ttft_questions: int = Field(default=20, ge=0)
+    retention: Retention | None = None
+    noise: Noise | None = None
     encoder: str = "auto"
     passage_tokens: int = Field(default=512, ge=8)
     passage_overlap: int = Field(default=64, ge=0)
@@ -196,6 +242,8 @@ class EvalConfig(Strict):
     def _fits_together(self) -> EvalConfig:
         if "swapped" in (self.arms or ()) and not self.has_pairs:
             raise ValueError("arms: 'swapped' needs pairs of documents: data of kind `swapped`")
+        if self.has_pairs and (self.retention or self.noise):
+            raise ValueError("retention and noise need a search, and pairs of documents are not searched")
         labels = [entry.label for entry in self.models]
         double = [label for label in labels if labels.count(label) > 1]
         if double:
@@ -222,7 +270,7 @@ class EvalConfig(Strict):
 
     def what_records_depend_on(self) -> dict[str, Any]:
         """Every setting that a record of an answer depends on, beside its model and ratio."""
-        free = {"output", "models", "batch", "resamples", "device"}
+        free = {"output", "models", "batch", "resamples", "device", "ttft_questions", "retention", "noise"}
         return self.model_dump(mode="json", exclude=free) | {"arms": list(self.compared)}
 
 

@@ -11,6 +11,7 @@ from cmt_memory import __version__
 from cmt_memory.evaluation.arms import ARMS
 from cmt_memory.evaluation.config import EvalConfig
 from cmt_memory.evaluation.data import Dataset
+from cmt_memory.evaluation.firsttoken import times
 from cmt_memory.evaluation.measuring import machine
 from cmt_memory.evaluation.metrics import SCORES, Bootstrap, recall
 from cmt_memory.evaluation.records import Record
@@ -78,6 +79,17 @@ def summarise(
             if condition.ratio is not None
         ],
     }
+
+
+def summarise_times(conditions: Sequence[Condition], measured: Sequence[Record]) -> list[dict[str, Any]]:
+    """Time to first token by model, ratio and arm; nothing where it was not measured."""
+    found = []
+    for condition in conditions:
+        mine = [record["ms"] for record in measured if record["condition"] == condition.name]
+        if mine:
+            arms = times(mine)
+            found.append({"model": condition.model, "ratio": condition.ratio, "questions": len(mine), "arms": arms})
+    return found
 
 
 def _columns(condition: Condition, data: Dataset, answers: Sequence[Record]) -> Columns:

@@ -151,7 +151,7 @@ class Gates(Strict):
         swap_right: least share of such pairs in which both answers are right.
         effective_rank: least effective rank of the slots of all documents.
         mean_cosine: most mean cosine between two slots of a document.
-        overfit_steps: before anything else, so many steps on about 32 questions alone, which must then be known by heart;
+        overfit_steps: before anything else, so many steps on some 32 questions, which must be known by heart then;
             what they taught is forgotten again. 0 leaves it out.
         overfit: least share of those that must be known.
     """
