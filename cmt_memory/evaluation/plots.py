@@ -83,6 +83,8 @@ _COMPARED = ("memory", "truncated", "extract", "extract_bytes", "shuffled")
 def _draw_bytes(found: dict[str, Any], path: Path) -> bool:
     """Token F1 against the bytes before a question; False where no arm has bytes."""
     figure, axes = _figure_and_axes()
+    from matplotlib.ticker import LogLocator
+
     drawn = False
     seen: set[tuple[str, str]] = set()
     for result in found["results"]:
@@ -109,6 +111,9 @@ def _draw_bytes(found: dict[str, Any], path: Path) -> bool:
             seen.add(key)
     if drawn:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.minorticks_off()
         axes.set(xlabel="bytes before a question (memories: on disk)", ylabel="token F1")
         axes.legend(fontsize="small")
         figure.savefig(path, dpi=130)
@@ -146,7 +151,8 @@ def _draw_times(found: dict[str, Any], path: Path) -> bool:
                 axes.annotate(f" {timed['ratio']}×", (took["median"], f1["value"]), fontsize="x-small")
             labelled.add(key)
     if labelled:
-        axes.set_xscale("log")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
         axes.set(xlabel="ms to the first token, search left out", ylabel="token F1")
         axes.legend(fontsize="small")
         figure.savefig(path, dpi=130)
