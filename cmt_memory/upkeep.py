@@ -68,7 +68,7 @@ class Upkeep:
         config = self.model.config
         return self.bank.stats() | {
             "model": config.lm,
-            "ratio": config.ratio,
+            **config.slot_counts(),
             "latent": config.latent,
             "slot_dtype": self._ingestion.slot_dtype,
             "encoder": self.encoder.id if self.encoder is not None else None,

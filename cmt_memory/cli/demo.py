@@ -134,6 +134,7 @@ def _ask_all(store: CMTMemoryStore, questions: list[dict[str, Any]], k: int) -> 
         "model": stats["model"],
         "parameters": sum(p.numel() for p in store.model.lm.model.parameters()),
         "ratio": stats["ratio"],
+        "slots": stats["slots"],
         "latent": stats["latent"],
         "encoder": stats["encoder"],
         "k": k,
@@ -241,7 +242,8 @@ def _meaning(result: dict[str, Any]) -> str:
         )
     else:
         each = "each token" if ratio == 1 else f"every {ratio} tokens"
-        slots = f"A memory here has one slot for {each} of its document, of {latent} numbers."
+        count = f"{result['slots']} slots" if result["slots"] else f"one slot for {each}"
+        slots = f"A memory here has {count} of its document, of {latent} numbers."
     right = {mode: row["right"] for mode, row in result["modes"].items()}
     small = ""
     if result["parameters"] < _SMALL_LM:

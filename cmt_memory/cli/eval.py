@@ -26,6 +26,8 @@ def evaluate(path: Path, as_json: bool) -> None:
     data: {kind: squad, path: dev-v1.1.json}      # or jsonl, streamingqa, archivalqa, facts
     questions: 2000
     k: 4
+    retention: {sizes: [200, 400, 800]}           # optional: the same questions as documents come in
+    noise: {shares: [0.5, 1.0]}                   # optional: as irrelevant documents come in
 
     Every arm has the same LM, search, questions and greedy decoding: none (closed book), memory, shuffled (another
     question's memories), text (the same passages in the prompt), truncated and extract (less text in as many
@@ -66,4 +68,6 @@ def _line(result: dict[str, Any]) -> str:
     told = ", ".join(f"{arm} {arms[arm]['f1']['value']:.1%}" for arm in ("memory", "text", "none") if arm in arms)
     share = result["share_kept"].get("memory", {}).get("f1", {}).get("raw")
     kept = "" if share is None else f"; memories keep {share['value']:.1%} of the text's"
-    return f"{result['model']} at ratio {result['ratio']}: F1 {told}{kept}"
+    pairs = ", ".join(f"{arm} {values['pair']['value']:.1%}" for arm, values in arms.items() if "pair" in values)
+    both = f"; pairs with both answers right: {pairs}" if pairs else ""
+    return f"{result['model']} at ratio {result['ratio']}: F1 {told}{kept}{both}"

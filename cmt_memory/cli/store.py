@@ -149,7 +149,8 @@ def stats(path: Path, as_json: bool) -> None:
         model, encoder = bank.meta("model") or {}, (bank.encoder or {}).get("id", NO_ENCODER)
         found |= {
             "model": model.get("lm"),
-            "ratio": model.get("ratio"),
+            "ratio": None if model.get("encoder") else model.get("ratio"),
+            "slots": (model.get("encoder") or {}).get("slots"),
             "latent": model.get("latent"),
             "encoder": None if encoder == NO_ENCODER else encoder,
         }
@@ -166,7 +167,9 @@ def stats(path: Path, as_json: bool) -> None:
         "on disk": f"{size(disk['total'])} (ledger {size(disk['ledger'])}, payloads {size(disk['payloads'])}, "
         f"search index {size(disk['index'])}"
         + (f", of memories {size(disk['memory_index'])})" if disk["memory_index"] else ")"),
-        "model": f"{found['model']}, ratio {found['ratio']}, latent {found['latent']}",
+        "model": f"{found['model']}, "
+        + (f"{found['slots']} slots a passage" if found["slots"] else f"ratio {found['ratio']}")
+        + f", latent {found['latent']}",
         "encoder": found["encoder"] or "none, words (BM25) alone",
     }
     for name, value in lines.items():

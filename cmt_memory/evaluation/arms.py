@@ -28,6 +28,8 @@ LM_ARMS: dict[str, str] = {
 RATIO_ARMS: dict[str, str] = {
     "memory": "memories of the retrieved passages",
     "shuffled": "memories retrieved for another question, of other documents",
+    "swapped": "memories of the pair's other document, in which two values have changed places: what a memory that "
+    "forgets the order would score too",
     "oracle_memory": "memories of the documents that hold the answer",
     "truncated": "the retrieved text, cut to as many prefix positions as the memories have",
     "extract": "the retrieved sentences closest to the question, in as many prefix positions",
@@ -49,12 +51,14 @@ class Case:
         hits: what was retrieved.
         gold: the passages of the documents that hold the answer.
         others: what was retrieved for another question, none of it from documents in `hits` or `gold`.
+        partner: the passages of the pair's other document, where documents come in pairs.
     """
 
     question: str
     hits: tuple[MemoryHit, ...]
     gold: tuple[MemoryHit, ...]
     others: tuple[MemoryHit, ...]
+    partner: tuple[MemoryHit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ class Arms:
 
     def unavailable(self, arm: str) -> str | None:
         """Why this arm cannot be had or says nothing with this model, or None."""
-        if arm in ("truncated", "extract", "extract_bytes") and self.model.config.ratio == 1:
+        if arm in ("truncated", "extract", "extract_bytes") and self.model.config.slot_counts()["ratio"] == 1:
             return "at ratio 1 memories have as many positions as the text has tokens, so nothing is cut: see text"
         if arm == "memory@1" and self.model.is_exact:
             return "memories at ratio 1 with the LM's own keys and values are memory@1: see memory"
@@ -166,6 +170,8 @@ class Arms:
                 return self._from_memories(cases, [case.hits for case in cases])
             case "shuffled":
                 return self._from_memories(cases, [case.others for case in cases])
+            case "swapped":
+                return self._from_memories(cases, [case.partner for case in cases])
             case "oracle_memory":
                 return self._from_memories(cases, [case.gold for case in cases])
         if memory is None:

@@ -63,10 +63,78 @@ class FactsQuestions(Strict):
         return self
 
 
+class SwappedQuestions(Strict):
+    """Pairs of synthetic documents, in the second of which two values have changed places (the paper's swapped dates).
+
+    Both documents are asked the same question; a pair is right where both answers are. Nothing is searched: each
+    question is asked before its own document, because the words of the other are the same.
+
+    Attributes:
+        pairs: how many pairs.
+        facts: fewest and most facts of a document, the two among them.
+        values: what is exchanged: `dates`, or `any` for codes, prices, times and telephone numbers too.
+        split: names and values to draw from; `eval` is what nothing was trained on.
+        phrasings: how statements and questions are worded; `heldout` is what nothing was trained on.
+    """
+
+    kind: Literal["swapped"]
+    pairs: int = Field(default=200, ge=1)
+    facts: tuple[int, int] = (2, 2)
+    values: Literal["dates", "any"] = "dates"
+    split: Literal["train", "eval"] = "eval"
+    phrasings: Literal["train", "composed", "heldout"] = "heldout"
+
+    @model_validator(mode="after")
+    def _facts_are_a_range(self) -> SwappedQuestions:
+        if not 2 <= self.facts[0] <= self.facts[1]:
+            raise ValueError(f"facts must be two rising numbers of at least 2, not {list(self.facts)}")
+        return self
+
+
 Questions = Annotated[
-    SquadQuestions | JsonlQuestions | StreamingQAQuestions | ArchivalQAQuestions | FactsQuestions,
+    SquadQuestions | JsonlQuestions | StreamingQAQuestions | ArchivalQAQuestions | FactsQuestions | SwappedQuestions,
     Field(discriminator="kind"),
 ]
+
+
+class Retention(Strict):
+    """Questions about the first documents, asked again as later ones come in; the paper's stream.
+
+    Attributes:
+        sizes: after how many documents questions are asked; they are about the first so many as `sizes` begins with.
+        questions: how many.
+    """
+
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(200, 400, 600, 800, 1000, 1200), min_length=2)
+    questions: int = Field(default=200, ge=1)
+
+    @field_validator("sizes")
+    @classmethod
+    def _rise(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must be rising numbers, not {list(value)}")
+        return value
+
+
+class Noise(Strict):
+    """The questions, asked again as irrelevant documents come in.
+
+    Attributes:
+        shares: how many irrelevant documents, as shares of the documents.
+        questions: how many questions.
+        data: where irrelevant documents come from; synthetic facts unless given.
+    """
+
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.2, 0.4, 0.6, 0.8, 1.0), min_length=1)
+    questions: int = Field(default=200, ge=1)
+    data: Questions | None = None
+
+    @field_validator("shares")
+    @classmethod
+    def _rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must be rising numbers, not {list(value)}")
+        return value
 
 
 class EvaluatedModel(Strict):
@@ -104,7 +172,11 @@ class EvalConfig(Strict):
         documents: how many documents are searched, the first ones of the data; all unless given.
         questions: how many questions are asked, drawn from those about these documents; null for all.
         k: passages that are retrieved for a question.
-        arms: what is compared; `text`, `none` and `memory` are needed for shares.
+        arms: what is compared; `text`, `none` and `memory` are needed for shares. Unless given, all that say something
+            about the data: `swapped` for pairs alone, the oracles where passages are searched.
+        ttft_questions: on how many questions the time to the first token is measured; 0 leaves it out.
+        retention: see `Retention`; left out unless given.
+        noise: see `Noise`; left out unless given.
         encoder: sentence encoder for the search; `auto`, or `none` for words alone.
         passage_tokens: longest passage, in the LM's tokens.
         passage_overlap: tokens that neighbouring passages share.
@@ -125,7 +197,10 @@ class EvalConfig(Strict):
     documents: int | None = Field(default=None, ge=1)
     questions: int | None = Field(default=2000, ge=1)
     k: int = Field(default=4, ge=1)
-    arms: tuple[str, ...] = Field(default=tuple(ARMS), min_length=1)
+    arms: tuple[str, ...] | None = Field(default=None, min_length=1)
+    ttft_questions: int = Field(default=20, ge=0)
+    retention: Retention | None = None
+    noise: Noise | None = None
     encoder: str = "auto"
     passage_tokens: int = Field(default=512, ge=8)
     passage_overlap: int = Field(default=64, ge=0)
@@ -152,7 +227,9 @@ class EvalConfig(Strict):
 
     @field_validator("arms")
     @classmethod
-    def _are_arms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_arms(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
         unknown = [name for name in value if name not in ARMS]
         if unknown:
             raise ValueError(f"there is no arm {unknown[0]!r}; allowed: {', '.join(ARMS)}")
@@ -163,6 +240,10 @@ class EvalConfig(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> EvalConfig:
+        if "swapped" in (self.arms or ()) and not self.has_pairs:
+            raise ValueError("arms: 'swapped' needs pairs of documents: data of kind `swapped`")
+        if self.has_pairs and (self.retention or self.noise):
+            raise ValueError("retention and noise need a search, and pairs of documents are not searched")
         labels = [entry.label for entry in self.models]
         double = [label for label in labels if labels.count(label) > 1]
         if double:
@@ -176,10 +257,21 @@ class EvalConfig(Strict):
         """The results folder."""
         return Path(self.output)
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the documents are pairs, so that each question's own document is given and nothing is searched."""
+        return isinstance(self.data, SwappedQuestions)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The arms that are measured."""
+        senseless = ("oracle_text", "oracle_memory") if self.has_pairs else ("swapped",)
+        return self.arms or tuple(arm for arm in ARMS if arm not in senseless)
+
     def what_records_depend_on(self) -> dict[str, Any]:
         """Every setting that a record of an answer depends on, beside its model and ratio."""
-        free = {"output", "models", "batch", "resamples", "device"}
-        return self.model_dump(mode="json", exclude=free)
+        free = {"output", "models", "batch", "resamples", "device", "ttft_questions", "retention", "noise"}
+        return self.model_dump(mode="json", exclude=free) | {"arms": list(self.compared)}
 
 
 def read_config(path: Path) -> EvalConfig:

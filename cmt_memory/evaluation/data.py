@@ -17,6 +17,7 @@ from cmt_memory.evaluation.config import (
     JsonlQuestions,
     SquadQuestions,
     StreamingQAQuestions,
+    SwappedQuestions,
 )
 from cmt_memory.training import readers
 from cmt_memory.training.facts import FactWorld
@@ -32,6 +33,7 @@ class Question:
         answers: all that count as right.
         gold: ids of the documents that hold the answer, all of them needed.
         kind: the kind of fact, where it is known.
+        partner: id of the pair's other document, where documents come in pairs.
     """
 
     number: int
@@ -39,6 +41,12 @@ class Question:
     answers: tuple[str, ...]
     gold: tuple[str, ...]
     kind: str = ""
+    partner: str = ""
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The documents that this question and those like it are about: their answers are right or wrong together."""
+        return tuple(sorted((*self.gold, self.partner))) if self.partner else self.gold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +70,8 @@ class Dataset:
         return hashlib.sha256(json.dumps([self.documents, asked]).encode()).hexdigest()
 
 
-_Raw = tuple[tuple[str, ...], str, tuple[str, ...], str]
-"""Texts of the documents that a question needs, its words, its answers and its kind."""
+_Raw = tuple[tuple[str, ...], str, tuple[str, ...], str, str]
+"""Texts of the documents that a question needs, its words, its answers, its kind, and the text of a pair's other."""
 
 
 def read_data(config: EvalConfig) -> Dataset:
@@ -76,6 +84,8 @@ def read_data(config: EvalConfig) -> Dataset:
     raw: Iterable[_Raw]
     if isinstance(config.data, FactsQuestions):
         texts, raw = _facts(config.data, config.seed)
+    elif isinstance(config.data, SwappedQuestions):
+        texts, raw = _swapped(config.data, config.seed)
     else:
         groups = _groups(config.data)
         texts, raw = groups.corpus(), _asked(groups)
@@ -83,16 +93,25 @@ def read_data(config: EvalConfig) -> Dataset:
     if config.documents is not None:
         names = dict(list(names.items())[: config.documents])
     questions = [
-        Question(number, text, answers, tuple(names[document] for document in dict.fromkeys(needed)), kind)
-        for number, (needed, text, answers, kind) in enumerate(raw)
-        if text.strip() and all(document in names for document in needed)
+        Question(
+            number,
+            text,
+            answers,
+            tuple(names[document] for document in dict.fromkeys(needed)),
+            kind,
+            names[partner] if partner else "",
+        )
+        for number, (needed, text, answers, kind, partner) in enumerate(raw)
+        if text.strip() and all(document in names for document in (*needed, *filter(None, (partner,))))
     ]
     if not questions:
         raise InvalidInputError("The data has no question about these documents; raise `documents`.")
     available = len(questions)
     if config.questions is not None and config.questions < available:
-        chosen = random.Random(f"{config.seed}/questions").sample(range(available), config.questions)
-        questions = [questions[place] for place in sorted(chosen)]
+        size = 2 if config.has_pairs else 1  # the two questions of a pair follow each other
+        groups_wanted = max(1, config.questions // size)
+        chosen = random.Random(f"{config.seed}/questions").sample(range(available // size), groups_wanted)
+        questions = [questions[size * place + i] for place in sorted(chosen) for i in range(size)]
     return Dataset({name: text for text, name in names.items()}, tuple(questions), available)
 
 
@@ -114,12 +133,28 @@ def _asked(groups: readers.Groups) -> Iterator[_Raw]:
     for place in range(len(groups)):
         group = groups[place]
         for (question, _), answers in zip(group.questions, group.answers, strict=True):
-            yield group.documents, question, answers, ""
+            yield group.documents, question, answers, "", ""
 
 
 def _facts(data: FactsQuestions, seed: int) -> tuple[list[str], list[_Raw]]:
     rng = random.Random(f"{seed}/facts")
     world = FactWorld(rng, data.split, data.phrasings)
     documents = [world.document(rng.randint(*data.facts)) for _ in range(data.count)]
-    raw: list[_Raw] = [((d.text,), q.text, (q.answer,), q.kind) for d in documents for q in d.questions]
+    raw: list[_Raw] = [((d.text,), q.text, (q.answer,), q.kind, "") for d in documents for q in d.questions]
     return [document.text for document in documents], raw
+
+
+def _swapped(data: SwappedQuestions, seed: int) -> tuple[list[str], list[_Raw]]:
+    """Pairs, and of each one of its two questions, asked of both documents."""
+    rng = random.Random(f"{seed}/swapped")
+    world = FactWorld(rng, data.split, data.phrasings)
+    texts: list[str] = []
+    raw: list[_Raw] = []
+    for _ in range(data.pairs):
+        pair = world.swapped_pair(rng.randint(*data.facts), data.values).documents
+        place = rng.randrange(2)
+        for own, other in (pair, pair[::-1]):
+            asked = own.questions[place]
+            raw.append(((own.text,), asked.text, (asked.answer,), asked.kind, other.text))
+        texts += [document.text for document in pair]
+    return texts, raw

@@ -17,9 +17,11 @@ from cmt_memory.evaluation.arms import LM_ARMS, RATIO_ARMS, Arms, Case, Decoding
 from cmt_memory.evaluation.config import EvalConfig, EvaluatedModel
 from cmt_memory.evaluation.data import Dataset, Question, read_data
 from cmt_memory.evaluation.extract import Nearest
+from cmt_memory.evaluation.firsttoken import TIMED, time_first_tokens
+from cmt_memory.evaluation.growth import Growing, growths, hits_of
 from cmt_memory.evaluation.metrics import score
-from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, Record, Records
-from cmt_memory.evaluation.summary import summarise
+from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, TIMES, Record, Records
+from cmt_memory.evaluation.summary import summarise, summarise_times
 from cmt_memory.model.loading import bundled
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.progress import Progress
@@ -74,6 +76,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "", show_progress: bool
         conditions = run.all_conditions()
     retrieval = records.read(RETRIEVAL)
     results = summarise(config, data, conditions, records.read(ANSWERS), retrieval, run.device, command)
+    results |= {"ttft_ms": summarise_times(conditions, records.read(TIMES)), "growth": run.grown(conditions)}
     (config.folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return results
 
@@ -88,6 +91,7 @@ class _Run:
         self._config, self._data, self._records, self._show = config, data, records, show_progress
         self._stores = stores
         self._searched: dict[str, tuple[CMTMemoryStore, list[Case]]] = {}
+        self._growing = {g.name: Growing(config, g, records, show_progress) for g in growths(config, data)}
 
     def all_conditions(self) -> list[Condition]:
         """Answer every question under every condition that is not done."""
@@ -101,9 +105,17 @@ class _Run:
                     self._records.settle(lm, _digest(exact.fingerprint))
                     self._searched[lm] = self._search(lm, exact)
                     conditions.append(self._answer(exact, lm, Path(model.config.lm).name, None, lm))
+                    for growing in self._growing.values():
+                        growing.search(lm, exact)
+                        if "text" in conditions[-1].arms:
+                            growing.answer(self._arms(exact, lm), "text", lm, lm)
                 name = f"{entry.label} at ratio {model.config.ratio}"
                 self._records.settle(name, _digest(model.fingerprint))
                 conditions.append(self._answer(model, name, entry.label, model.config.ratio, lm))
+                if "memory" in conditions[-1].arms:
+                    for growing in self._growing.values():
+                        growing.answer(self._arms(model, lm), "memory", name, lm)
+                    self._time(model, conditions[-1])
         return conditions
 
     # -- retrieval -------------------------------------------------------------------------------------------------
@@ -124,6 +136,9 @@ class _Run:
         store.add_documents(
             [Document(text, id=name) for name, text in self._data.documents.items()], show_progress=self._show
         )
+        if config.has_pairs:
+            gold = [store.bank.passage_ids(list(question.gold)) for question in self._data.questions]
+            return store, self._cases(store, gold)
         found = {r["question"]: r["hits"] for r in self._records.read(RETRIEVAL) if r["lm"] == lm}
         questions = [question for question in self._data.questions if question.number not in found]
         with Progress("Searching", len(questions), unit="questions", show=self._show) as bar:
@@ -139,20 +154,17 @@ class _Run:
         """The questions with passages; the passages of a question's gold documents are in reading order."""
         questions = self._data.questions
         gold = [store.bank.passage_ids(list(question.gold)) for question in questions]
-        others = shuffled(found, gold, self._config.seed)
-        names = list(dict.fromkeys(name for names in (*found, *gold) for name in names))
-        hits = {
-            name: MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
-            for some in _batches(names, 500)
-            for name, row in zip(some, store.bank.passages_by_id(some), strict=True)
-        }
+        partners = [store.bank.passage_ids([q.partner]) if q.partner else [] for q in questions]
+        own = [[*right, *partner] for right, partner in zip(gold, partners, strict=True)]
+        others = shuffled(found, own, self._config.seed)
+        hits = hits_of(store, list(dict.fromkeys(name for names in (*found, *own) for name in names)))
 
         def passages(names: Sequence[str]) -> tuple[MemoryHit, ...]:
             return tuple(hits[name] for name in names)
 
         return [
-            Case(question.text, passages(mine), passages(right), passages(other))
-            for question, mine, right, other in zip(questions, found, gold, others, strict=True)
+            Case(question.text, passages(mine), passages(right), passages(other), passages(partner))
+            for question, mine, right, other, partner in zip(questions, found, gold, others, partners, strict=True)
         ]
 
     # -- answers ---------------------------------------------------------------------------------------------------
@@ -160,9 +172,8 @@ class _Run:
     def _answer(self, model: CMTModel, name: str, label: str, ratio: int | None, lm: str) -> Condition:
         """Answer what is not answered yet under one condition, a batch at a time, each on disk before the next."""
         config = self._config
-        store, cases = self._searched[lm]
-        decoding = Decoding(config.max_new_tokens, config.template, config.question_format)
-        arms = Arms(model, Nearest(store), config.slot_dtype, decoding)
+        _, cases = self._searched[lm]
+        arms = self._arms(model, lm)
         condition = _condition(config, arms, cases, name, label, ratio, lm)
         done = {r["question"] for r in self._records.read(ANSWERS) if r["condition"] == name}
         todo = [pair for pair in zip(self._data.questions, cases, strict=True) if pair[0].number not in done]
@@ -181,13 +192,48 @@ class _Run:
                 bar.advance(len(some))
         return condition
 
+    def _arms(self, model: CMTModel, lm: str, max_new_tokens: int | None = None) -> Arms:
+        config = self._config
+        decoding = Decoding(max_new_tokens or config.max_new_tokens, config.template, config.question_format)
+        return Arms(model, Nearest(self._searched[lm][0]), config.slot_dtype, decoding)
+
+    def _time(self, model: CMTModel, condition: Condition) -> None:
+        """Time the first tokens of a few questions that are not timed yet."""
+        questions = self._data.questions[: self._config.ttft_questions]
+        done = {r["question"] for r in self._records.read(TIMES) if r["condition"] == condition.name}
+        places = [place for place, question in enumerate(questions) if question.number not in done]
+        cases = [self._searched[condition.lm][1][place] for place in places]
+        wanted = [arm for arm in TIMED if arm in self._config.compared and arm not in condition.unavailable]
+        arms = self._arms(model, condition.lm, max_new_tokens=1)
+        with Progress(f"Timing {condition.name}", len(cases), unit="questions", show=self._show) as bar:
+            for place, took in zip(places, time_first_tokens(arms, wanted, cases), strict=True):
+                record = {"condition": condition.name, "question": questions[place].number, "ms": took}
+                self._records.append(TIMES, [record])
+                bar.advance(1)
+
+    def grown(self, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        """Figures of the growing stores, one entry for each experiment, condition and arm."""
+        return [
+            {
+                "experiment": name,
+                "model": condition.model,
+                "ratio": condition.ratio,
+                "arm": arm,
+                "points": growing.summary(condition.name, condition.lm),
+            }
+            for name, growing in self._growing.items()
+            for condition in conditions
+            for arm in (("text",) if condition.ratio is None else ("memory",))
+            if arm in condition.arms
+        ]
+
 
 def shuffled(found: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], seed: int) -> list[Sequence[str]]:
     """For each question the passages found for another one, of none of its own documents.
 
     Args:
         found: ids of the passages found for each question.
-        gold: ids of the passages that hold its answer.
+        gold: ids of the passages that hold its answer, and of others that it is not to be given.
         seed: of the order in which others are tried.
 
     Returns:
@@ -252,8 +298,8 @@ def lm_condition(model: CMTModel) -> str:
 def _condition(
     config: EvalConfig, arms: Arms, cases: Sequence[Case], name: str, label: str, ratio: int | None, lm: str
 ) -> Condition:
-    wanted = [arm for arm in (LM_ARMS if ratio is None else RATIO_ARMS) if arm in config.arms]
-    unavailable = {arm: why for arm in config.arms if ratio is not None and (why := arms.unavailable(arm))}
+    wanted = [arm for arm in (LM_ARMS if ratio is None else RATIO_ARMS) if arm in config.compared]
+    unavailable = {arm: why for arm in config.compared if ratio is not None and (why := arms.unavailable(arm))}
     lonely = sum(not case.others for case in cases)
     if lonely and "shuffled" in wanted:
         unavailable["shuffled"] = f"for {lonely} questions every other one was given one of their documents"

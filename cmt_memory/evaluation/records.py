@@ -12,6 +12,7 @@ from cmt_memory.errors import CMTError, InvalidInputError
 
 ANSWERS = "questions.jsonl"
 RETRIEVAL = "retrieval.jsonl"
+TIMES = "times.jsonl"
 _RUN = "run.json"
 
 Record = dict[str, Any]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmt_memory.errors import CMTError
-from cmt_memory.evaluation.arms import RATIO_ARMS
+from cmt_memory.evaluation.growth import EXPERIMENTS
 from cmt_memory.evaluation.metrics import SCORES
+from cmt_memory.evaluation.plots import draw_plots
 
 FEWEST_QUESTIONS = 2000
 """Figures on fewer questions are marked as preliminary."""
@@ -74,14 +74,7 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     Raises:
         CMTError: matplotlib is not installed.
     """
-    plots = []
-    for plot, draw in (
-        (Plot("share_kept.png", "Share of the text's token F1 that is kept, against the ratio"), _draw_shares),
-        (Plot("bytes_f1.png", "Bytes before a question against token F1"), _draw_bytes),
-    ):
-        if draw(results["results"], folder / plot.name):
-            plots.append(plot)
-    blocks = _blocks(results, plots)
+    blocks = _blocks(results, {name: Plot(name, shows) for name, shows in draw_plots(results, folder)})
     (folder / "report.md").write_text("\n\n".join(map(_markdown, blocks)) + "\n", "utf-8")
     body = "\n".join(_html(block, folder) for block in blocks)
     page = folder / "report.html"
@@ -96,9 +89,14 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
 # -- what it says --------------------------------------------------------------------------------------------------
 
 
-def _blocks(results: dict[str, Any], plots: Sequence[Plot]) -> list[Block]:
+def _blocks(results: dict[str, Any], plots: dict[str, Plot]) -> list[Block]:
     blocks: list[Block] = [Heading(1, "How much of the text's answers memories keep"), _setting(results)]
-    blocks += [_overview(results), *plots]
+    blocks += [
+        _overview(results),
+        *(plot for name, plot in plots.items() if name.removesuffix(".png") not in EXPERIMENTS),
+    ]
+    if pairs := _pairs(results):
+        blocks += [Heading(2, "Pairs of documents with two values exchanged"), pairs]
     for result in results["results"]:
         blocks += [Heading(2, f"{result['model']} at ratio {result['ratio']}"), _arm_table(result)]
         missing = [f"{arm}: not measured; {why}" for arm, why in result["unavailable"].items()]
@@ -114,17 +112,26 @@ def _blocks(results: dict[str, Any], plots: Sequence[Plot]) -> list[Block]:
         ]
         if missing:
             blocks.append(Items(tuple(missing), bullets=True))
-    blocks += [Heading(2, "Retrieval"), _retrieval(results), Heading(2, "Arms and figures"), _meanings(results)]
-    return blocks
+    for experiment, what in EXPERIMENTS.items():
+        if grown := [found for found in results["growth"] if found["experiment"] == experiment]:
+            blocks += [Heading(2, experiment.capitalize()), Items((f"{what[0].upper()}{what[1:]}.",)), _growth(grown)]
+            blocks += [plot for name, plot in plots.items() if name == f"{experiment}.png"]
+    if results["ttft_ms"]:
+        blocks += [Heading(2, "Time to first token"), _times(results)]
+    if results["retrieval"]:
+        blocks += [Heading(2, "Retrieval"), _retrieval(results)]
+    return [*blocks, Heading(2, "Arms and figures"), _meanings(results)]
 
 
 def _setting(results: dict[str, Any]) -> Items:
     data, settings = results["data"], results["settings"]
     source = settings["data"]
     named = Path(source["path"]).name if "path" in source else "generated"
+    searched = f"{settings['k']} passages retrieved for each; encoder {settings['encoder']}."
     lines = [
         f"{data['questions']:,} questions (of {data['questions_available']:,}) about {data['documents']:,} documents: "
-        f"{source['kind']}, {named}. {settings['k']} passages retrieved for each; encoder {settings['encoder']}.",
+        f"{source['kind']}, {named}. "
+        + (searched if results["retrieval"] else "Each is asked before its own document."),
         f"Greedy decoding of {settings['max_new_tokens']} tokens at most, the same in every arm; "
         f"slots kept as {settings['slot_dtype']}.",
         "Brackets are 95 % intervals of a paired bootstrap over the questions, drawn together where they are about "
@@ -164,6 +171,18 @@ def _overview(results: dict[str, Any]) -> Table:
     return Table((*header, *costs), tuple(rows))
 
 
+def _pairs(results: dict[str, Any]) -> Table | None:
+    """Single answers and whole pairs by arm, where documents come in pairs."""
+    rows = [
+        (result["model"], str(result["ratio"]), arm, _figure(values["em"]), _figure(values["pair"]))
+        for result in results["results"]
+        for arm, values in result["arms"].items()
+        if "pair" in values
+    ]
+    header = ("model", "ratio", "arm", "answers right (exact match)", "pairs right, both answers")
+    return Table(header, tuple(rows)) if rows else None
+
+
 def _arm_table(result: dict[str, Any]) -> Table:
     rows = []
     for arm, values in result["arms"].items():
@@ -184,6 +203,48 @@ def _arm_table(result: dict[str, Any]) -> Table:
     return Table(header, tuple(rows))
 
 
+def _growth(grown: Sequence[dict[str, Any]]) -> Table:
+    rows = []
+    for found in grown:
+        for point in found["points"]:
+            [cut] = [name for name in point if name.startswith("recall@")]
+            rows.append(
+                (
+                    found["model"],
+                    "–" if found["ratio"] is None else str(found["ratio"]),
+                    found["arm"],
+                    f"{point['documents']:,} (+{point['added']:.0%})",
+                    _figure(point["f1"]),
+                    _percent(point["f1_kept"]),
+                    _figure(point["em"]),
+                    f"{cut} {_figure(point[cut])}",
+                )
+            )
+    header = ("model", "ratio", "arm", "documents", "token F1", "of the F1 at the start", "exact match", "found")
+    return Table(header, tuple(rows))
+
+
+def _times(results: dict[str, Any]) -> Table:
+    """Medians with the 10th and 90th percentile."""
+    timed = results["ttft_ms"]
+    arms = list(dict.fromkeys(arm for found in timed for arm in found["arms"]))
+    rows = [
+        (
+            found["model"],
+            str(found["ratio"]),
+            str(found["questions"]),
+            *(
+                f"{took['median']:.1f} [{took['p10']:.1f}, {took['p90']:.1f}]"
+                if (took := found["arms"].get(arm))
+                else "–"
+                for arm in arms
+            ),
+        )
+        for found in timed
+    ]
+    return Table(("model", "ratio", "questions", *(f"{arm}, ms" for arm in arms)), tuple(rows))
+
+
 def _retrieval(results: dict[str, Any]) -> Table:
     found = results["retrieval"]
     cuts = list(next(iter(found.values())))
@@ -200,7 +261,9 @@ def _meanings(results: dict[str, Any]) -> Items:
             "exact match and token F1: SQuAD's, the best over all gold answers; prefix EM: the prediction cut to the "
             "length of the shortest gold answer, as in the tables of MAC and CMT; it can exceed F1",
             "positions and bytes: before a question, on average; bytes of memories are those on disk",
-            "time to first token is not measured here: cmt-memory bench latency",
+            "time to first token: from a question and its passages to the first token, one question at a time; "
+            "medians, brackets from the 10th to the 90th percentile. Memories are read from their bytes and sentences "
+            "are chosen on the clock, the search is not: cmt-memory bench latency times whole questions",
         ),
         bullets=True,
     )
@@ -254,104 +317,3 @@ def _html(block: Block, folder: Path) -> str:
             head = "".join(f"<th>{html.escape(cell)}" for cell in header)
             body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in rows)
             return f"<table>\n<thead><tr>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-
-# -- plots ---------------------------------------------------------------------------------------------------------
-
-
-def _figure_and_axes() -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CMTError("The plots of an evaluation need matplotlib: pip install 'cmt-memory[train]'.") from error
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _draw_shares(results: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Share of the text's F1 against the ratio, a line for each model and arm; False where there is no share."""
-    figure, axes = _figure_and_axes()
-    models = list(dict.fromkeys(result["model"] for result in results))
-    drawn = False
-    for number, model in enumerate(models):
-        mine = sorted((r for r in results if r["model"] == model), key=lambda r: r["ratio"])
-        for style, arm in zip(("-o", "--s", ":^", "-.v", ":x"), _COMPARED, strict=True):
-            points = [
-                (r["ratio"], share)
-                for r in mine
-                if (share := r["share_kept"].get(arm, {}).get("f1", {}).get("raw")) is not None
-            ]
-            if points:
-                drawn = True
-                axes.errorbar(
-                    [ratio for ratio, _ in points],
-                    [100 * share["value"] for _, share in points],
-                    yerr=_errors([share for _, share in points], 100),
-                    fmt=style,
-                    color=f"C{number}",
-                    alpha=1 if arm == "memory" else 0.6,
-                    capsize=2,
-                    label=f"{model}: {arm}" if len(models) > 1 else arm,
-                )
-    if drawn:
-        ratios = sorted({result["ratio"] for result in results})
-        axes.axhline(100, color="gray", linewidth=1)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ratios, [str(ratio) for ratio in ratios])
-        axes.minorticks_off()
-        axes.set(xlabel="document tokens per slot", ylabel="% of the text's token F1")
-        axes.legend(fontsize="small")
-        figure.savefig(path, dpi=130)
-    return drawn
-
-
-_COMPARED = ("memory", "truncated", "extract", "extract_bytes", "shuffled")
-
-
-def _draw_bytes(results: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Token F1 against the bytes before a question; False where no arm has bytes."""
-    figure, axes = _figure_and_axes()
-    drawn = False
-    seen: set[tuple[str, str]] = set()
-    for result in results:
-        for arm in ("text", "memory@1", *RATIO_ARMS):
-            values = result["arms"].get(arm)
-            if values is None or not values["nbytes"] or arm in ("shuffled", "oracle_memory"):
-                continue
-            alone = arm not in RATIO_ARMS
-            key = (result["lm"] if alone else result["model"], arm)
-            if alone and key in seen:
-                continue
-            drawn = True
-            axes.errorbar(
-                values["nbytes"],
-                values["f1"]["value"],
-                yerr=_errors([values["f1"]], 1),
-                fmt=_MARKERS[arm],
-                color=f"C{list(_MARKERS).index(arm)}",
-                capsize=2,
-                label=None if arm in {name for _, name in seen} else arm,
-            )
-            name = "" if alone else f" {result['ratio']}×"
-            axes.annotate(name, (values["nbytes"], values["f1"]["value"]), fontsize="x-small")
-            seen.add(key)
-    if drawn:
-        axes.set_xscale("log")
-        axes.set(xlabel="bytes before a question (memories: on disk)", ylabel="token F1")
-        axes.legend(fontsize="small")
-        figure.savefig(path, dpi=130)
-    return drawn
-
-
-_MARKERS = {"memory": "o", "text": "D", "memory@1": "P", "truncated": "s", "extract": "^", "extract_bytes": "v"}
-
-
-def _errors(found: Sequence[dict[str, Any]], scale: float) -> list[list[float]]:
-    """Lengths of the bars below and above; none where there is no interval."""
-    low = [scale * (f["value"] - (f["value"] if f["low"] is None else f["low"])) for f in found]
-    high = [scale * ((f["value"] if f["high"] is None else f["high"]) - f["value"]) for f in found]
-    return [[max(0.0, length) for length in low], [max(0.0, length) for length in high]]

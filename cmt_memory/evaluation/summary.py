@@ -11,6 +11,7 @@ from cmt_memory import __version__
 from cmt_memory.evaluation.arms import ARMS
 from cmt_memory.evaluation.config import EvalConfig
 from cmt_memory.evaluation.data import Dataset
+from cmt_memory.evaluation.firsttoken import times
 from cmt_memory.evaluation.measuring import machine
 from cmt_memory.evaluation.metrics import SCORES, Bootstrap, recall
 from cmt_memory.evaluation.records import Record
@@ -45,7 +46,7 @@ def summarise(
         device: what the LMs ran on.
         command: what started the run.
     """
-    units = [question.gold or (str(question.number),) for question in data.questions]
+    units = [question.documents or (str(question.number),) for question in data.questions]
     bootstrap = Bootstrap(units, seed=config.seed, resamples=config.resamples)
     columns = {condition.name: _columns(condition, data, answers) for condition in conditions}
     facts = {condition.name: condition for condition in conditions}
@@ -61,11 +62,11 @@ def summarise(
             "questions_available": data.available,
             "drawn_together": len(set(units)),
         },
-        "arms": {arm: ARMS[arm] for arm in config.arms},
+        "arms": {arm: ARMS[arm] for arm in config.compared},
         "retrieval": {
             condition.name: _recalls(bootstrap, config.k, data, retrieval, condition.name)
             for condition in conditions
-            if condition.ratio is None
+            if condition.ratio is None and not config.has_pairs
         },
         "lms": {
             condition.name: {"lm": condition.model, **condition.facts}
@@ -80,13 +81,36 @@ def summarise(
     }
 
 
+def summarise_times(conditions: Sequence[Condition], measured: Sequence[Record]) -> list[dict[str, Any]]:
+    """Time to first token by model, ratio and arm; nothing where it was not measured."""
+    found = []
+    for condition in conditions:
+        mine = [record["ms"] for record in measured if record["condition"] == condition.name]
+        if mine:
+            arms = times(mine)
+            found.append({"model": condition.model, "ratio": condition.ratio, "questions": len(mine), "arms": arms})
+    return found
+
+
 def _columns(condition: Condition, data: Dataset, answers: Sequence[Record]) -> Columns:
     mine = {record["question"]: record["replies"] for record in answers if record["condition"] == condition.name}
     rows = [mine[question.number] for question in data.questions]
-    return {
+    columns = {
         arm: {name: [float(row[arm][name]) for row in rows] for name in rows[0][arm] if name != "text"}
         for arm in condition.arms
     }
+    if any(question.partner for question in data.questions):
+        for values in columns.values():
+            values["pair"] = _both(data, values["em"])
+    return columns
+
+
+def _both(data: Dataset, right: Sequence[float]) -> list[float]:
+    """For each question 1 where it is right and the same question about the pair's other document is right too."""
+    of_pair: dict[tuple[str, ...], list[float]] = {}
+    for question, value in zip(data.questions, right, strict=True):
+        of_pair.setdefault(question.documents, []).append(value)
+    return [min(of_pair[question.documents]) for question in data.questions]
 
 
 def _recalls(
@@ -112,6 +136,8 @@ def _result(bootstrap: Bootstrap, condition: Condition, lm: Condition, columns: 
     for arm in ARMS:
         if arm in columns:
             arms[arm] = {name: bootstrap.mean(columns[arm][name]).as_json() for name in SCORES}
+            if "pair" in columns[arm]:
+                arms[arm]["pair"] = bootstrap.mean(columns[arm]["pair"]).as_json()
             for name in ("positions", "nbytes", "left_out"):
                 arms[arm][name] = round(float(np.mean(columns[arm][name])), 3)
             if "whole" in columns[arm]:

@@ -15,6 +15,9 @@ from cmt_memory.model.memory import Memory
 if TYPE_CHECKING:
     from cmt_memory.model.modeling import CMTModel
 
+_ASKED = 32
+"""Tokens of the context that stand for a question."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -62,7 +65,8 @@ def next_token_agreement(
 ) -> Agreement:
     """Compress the first `context` tokens of each text and predict the next `continuation` tokens.
 
-    Texts that are too short are skipped.
+    Texts that are too short are skipped. An aggregator that needs a question is given the last tokens of the context,
+    which is what the continuation goes on from.
 
     Args:
         model: the model to measure.
@@ -81,7 +85,8 @@ def next_token_agreement(
         document, after = ids[:context], torch.tensor([ids[context : context + continuation]], device=lm.device)
         with torch.no_grad():
             full = _predict(lm, exact, exact.compressor.compress(lm, [document]), after)
-            ours = _predict(lm, model, model.compressor.compress(lm, [document]), after)
+            asked = model.compressor.compress(lm, [document[-_ASKED:]])[0] if model.aggregator.needs_question else None
+            ours = _predict(lm, model, model.compressor.compress(lm, [document]), after, asked)
             bare = _predict(lm, model, [], after)
         target = after[0, 1:]
         totals += torch.stack(
@@ -96,9 +101,11 @@ def next_token_agreement(
     return Agreement(agreement, kl, loss, full_loss, bare_loss, tokens)
 
 
-def _predict(lm: FrozenLM, model: CMTModel, memories: list[Memory], after: Tensor) -> Tensor:
+def _predict(
+    lm: FrozenLM, model: CMTModel, memories: list[Memory], after: Tensor, asked: Memory | None = None
+) -> Tensor:
     """Log-probabilities `[n − 1, vocabulary]` of each token of `[1, n]` but the first."""
-    prefix = model.prefix([memories])
+    prefix = model.prefix([memories], compress_question=None if asked is None else lambda _: asked)
     inputs = {}
     if lm.takes_positions:
         inputs["position_ids"] = prefix.starts[:, None] + torch.arange(after.shape[1], device=after.device)

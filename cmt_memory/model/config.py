@@ -156,6 +156,12 @@ class CMTConfig(BaseModel):
         """Whether questions look across the memories found for them."""
         return self.aggregator == "cross_attention"
 
+    def slot_counts(self) -> dict[str, int | None]:
+        """What says how many slots a document gets: its tokens for each (`ratio`), or their number itself (`slots`)."""
+        if self.encoder is not None:
+            return {"ratio": None, "slots": self.encoder.slots}
+        return {"ratio": self.ratio, "slots": None}
+
     @classmethod
     def load(cls, directory: Path) -> CMTConfig:
         """Read and check `directory/config.json`."""

@@ -146,11 +146,19 @@ class Gates(Strict):
         ratio: at which ratio; the checkpoint's own unless given.
         max_new_tokens: length of the answers.
         memory_over_shuffled: least lead of the exact match with the right memories over that with wrong ones.
-        shuffled_over_none: most lead of wrong memories over no memory at all.
+        shuffled_over_none: most lead of wrong memories over no memory, and over chance for the type of answer, that is
+            left at the lower end of its 95 % interval.
+        zeroed_over_none: the same of memories whose slots are all zeros.
         exact_match: least exact match of free generations.
+        first_token_gain: least nats by which the right memories lower the loss of an answer's first token.
         copy_probe: least share of codes, numbers and names copied exactly from a one-sentence document.
+        swap_changed: least share of document pairs, in which two dates have changed places, whose answers differ.
+        swap_right: least share of such pairs in which both answers are right.
         effective_rank: least effective rank of the slots of all documents.
         mean_cosine: most mean cosine between two slots of a document.
+        overfit_steps: before anything else, so many steps on some 32 questions, which must be known by heart then;
+            what they taught is forgotten again. 0 leaves it out.
+        overfit: least share of those that must be known.
     """
 
     every: int = Field(default=200, ge=1)
@@ -160,10 +168,16 @@ class Gates(Strict):
     max_new_tokens: int = Field(default=24, ge=1)
     memory_over_shuffled: float | None = 0.02
     shuffled_over_none: float | None = 0.15
+    zeroed_over_none: float | None = 0.15
     exact_match: float | None = None
+    first_token_gain: float | None = 0.0
     copy_probe: float | None = None
+    swap_changed: float | None = 0.1
+    swap_right: float | None = None
     effective_rank: float | None = 4.0
     mean_cosine: float | None = 0.98
+    overfit_steps: int = Field(default=0, ge=0)
+    overfit: Share = 0.9
 
 
 class TrainConfig(Strict):

@@ -80,8 +80,24 @@ class TextData(_File):
     kind: Literal["text"]
 
 
-class FactsData(Strict):
-    """Synthetic fact documents, without end (`cmt_memory.training.facts`).
+class _Synthetic(Strict):
+    """Documents of synthetic facts, without end.
+
+    Attributes:
+        split: names and values to draw from.
+        phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
+        unknown: share of episodes with a question that the documents do not answer.
+        weight: how often this source is drawn from, beside the others.
+    """
+
+    split: Literal["train", "eval"] = "train"
+    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
+    unknown: Share = 0.1
+    weight: float = Field(default=1.0, gt=0)
+
+
+class FactsData(_Synthetic):
+    """Synthetic fact documents (`cmt_memory.training.facts`).
 
     Attributes:
         facts: fewest and most facts of a document.
@@ -93,10 +109,6 @@ class FactsData(Strict):
 
     kind: Literal["facts"]
     facts: tuple[int, int] = (4, 9)
-    split: Literal["train", "eval"] = "train"
-    phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
-    unknown: Share = 0.1
-    weight: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _facts_are_a_range(self) -> FactsData:
@@ -105,6 +117,30 @@ class FactsData(Strict):
         return self
 
 
+class SwappedData(_Synthetic):
+    """Documents in which two values could as well stand the other way round (`FactWorld.swapped_pair`).
+
+    Attributes:
+        facts: fewest and most facts of a document, the two among them.
+        values: `dates`, or `any` for codes, prices, times and telephone numbers too.
+        split: as in `FactsData`.
+        phrasings: as in `FactsData`.
+        unknown: as in `FactsData`.
+        weight: as in `FactsData`.
+    """
+
+    kind: Literal["swapped"]
+    facts: tuple[int, int] = (2, 4)
+    values: Literal["dates", "any"] = "any"
+
+    @model_validator(mode="after")
+    def _facts_are_a_range(self) -> SwappedData:
+        if not 2 <= self.facts[0] <= self.facts[1]:
+            raise ValueError(f"facts must be two rising numbers of at least 2, not {list(self.facts)}")
+        return self
+
+
 Source = Annotated[
-    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData, Field(discriminator="kind")
+    SquadData | JsonlData | StreamingQAData | ArchivalQAData | TextData | FactsData | SwappedData,
+    Field(discriminator="kind"),
 ]

@@ -105,12 +105,11 @@ class Learner(nn.Module):
     def _answer_losses(self, unit: AnswerUnit) -> dict[str, Tensor]:
         wanted, rows = self.objectives, unit.rows
         memories = self.compress(unit.documents)
-        targets = torch.tensor([i for row in rows for i in row.answer], device=self.model.lm.device)
+        targets = self._targets(rows)
         questions: list[Memory] = []
         if wanted.self_matching.weight or self.aggregator.needs_question:
             questions = self.compress([row.question for row in rows])
-        given = [[memories[i] for i in row.documents] for row in rows]
-        logits = self._after(self._prefix(given, rows, questions), rows)
+        logits = self._from_memories(memories, rows, questions)
         losses = {"answer": answer_loss(logits, targets), "first_token": _first_token_loss(logits, targets, rows)}
         if wanted.distillation.weight:
             settings = wanted.distillation
@@ -118,9 +117,7 @@ class Learner(nn.Module):
                 logits, self.read_text(unit), top_k=settings.top_k, temperature=settings.temperature
             )
         if wanted.memory_aware.weight:
-            with torch.no_grad():
-                closed = self._after(self._prefix([[] for _ in rows], rows, []), rows)
-            combined = memory_aware_logits(logits, closed, wanted.memory_aware.alpha)
+            combined = memory_aware_logits(logits, self._closed_book(rows), wanted.memory_aware.alpha)
             losses["memory_aware"] = answer_loss(combined, targets)
         matched = [number for number, row in enumerate(rows) if row.gold]
         if wanted.self_matching.weight and matched:
@@ -129,6 +126,40 @@ class Learner(nn.Module):
             own = torch.tensor([rows[number].gold[0] for number in matched], device=found.device)
             losses["self_matching"] = self_matching_loss(asked, found, own, wanted.self_matching.balance)
         return losses
+
+    @torch.no_grad()
+    def first_token_losses(self, unit: AnswerUnit) -> dict[str, float]:
+        """Cross-entropy of the answers' first tokens with the memories, and by how much those lower it."""
+        rows, targets = unit.rows, self._targets(unit.rows)
+        loss = float(_first_token_loss(self._read_memories(unit), targets, rows))
+        closed = float(_first_token_loss(self._closed_book(rows), targets, rows))
+        return {"first_token_loss": loss, "first_token_gain": closed - loss}
+
+    @torch.no_grad()
+    def known_by_heart(self, unit: AnswerUnit) -> float:
+        """The share of a unit's questions whose answer greedy decoding would write, each token being the likeliest."""
+        right = self._read_memories(unit).argmax(-1) == self._targets(unit.rows)
+        answers = right.split([len(row.answer) for row in unit.rows])
+        return sum(bool(tokens.all()) for tokens in answers) / len(answers)
+
+    def _read_memories(self, unit: AnswerUnit) -> Tensor:
+        """Logits `[n, V]` of the answers' tokens after the memories of a unit, made at its ratio."""
+        with self.compressor.at(unit.ratio):
+            asked = self.compress([row.question for row in unit.rows]) if self.aggregator.needs_question else []
+            return self._from_memories(self.compress(unit.documents), unit.rows, asked)
+
+    def _targets(self, rows: Sequence[Row]) -> Tensor:
+        return torch.tensor([i for row in rows for i in row.answer], device=self.model.lm.device)
+
+    def _from_memories(self, memories: Sequence[Memory], rows: Sequence[Row], questions: Sequence[Memory]) -> Tensor:
+        """Logits `[n, V]` of the answers' tokens, each row reading its own memories of a unit."""
+        given = [[memories[i] for i in row.documents] for row in rows]
+        return self._after(self._prefix(given, rows, questions), rows)
+
+    @torch.no_grad()
+    def _closed_book(self, rows: Sequence[Row]) -> Tensor:
+        """The same logits without any memory."""
+        return self._after(self._prefix([[] for _ in rows], rows, []), rows)
 
     def compress(self, documents: Sequence[Sequence[int]]) -> list[Memory]:
         """Memories of token ids, in passes of documents of like length, with gradients where they are on."""

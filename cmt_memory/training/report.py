@@ -9,7 +9,15 @@ from typing import Any
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.training.config import TrainConfig
 
-_SHARES = ("exact_match", "exact_match_shuffled", "exact_match_none", "exact_match_text", "copy_probe")
+_SHARES = (
+    "exact_match",
+    "exact_match_shuffled",
+    "exact_match_zeroed",
+    "exact_match_none",
+    "exact_match_text",
+    "copy_probe",
+    "swap_right",
+)
 _SLOTS = ("effective_rank", "mean_cosine")
 
 
@@ -137,17 +145,18 @@ def _results(config: TrainConfig, results: dict[int, dict[str, float]]) -> list[
     lines = [
         f"Exact match of free answers to {config.gates.questions} held-out questions: a check, no evaluation.",
         "",
-        "| ratio | memory | another document's | no memory | text in the prompt | share of text |",
-        "|---|---|---|---|---|---|",
+        "| ratio | memory | another document's | no memory | text in the prompt | share of text | swapped dates |",
+        "|---|---|---|---|---|---|---|",
     ]
     for ratio, found in results.items():
         memory, text = found["exact_match"], found["exact_match_text"]
         share = f"{memory / text:.0%}" if text else "–"
         lines.append(
             f"| {ratio} | {memory:.3f} | {found['exact_match_shuffled']:.3f} | {found['exact_match_none']:.3f} "
-            f"| {text:.3f} | {share} |"
+            f"| {text:.3f} | {share} | {found['swap_right']:.3f} (text {found['swap_right_text']:.3f}) |"
         )
-    return lines
+    pairs = "Swapped dates: pairs of documents in which two dates have changed places, both answers right."
+    return [*lines, "", pairs]
 
 
 def _objectives(config: TrainConfig) -> str:

@@ -20,10 +20,11 @@ from cmt_memory.errors import GateFailedError, InvalidInputError
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.model.parts import start_parts
-from cmt_memory.training.config import Stage, TrainConfig
+from cmt_memory.training.config import Stage, TrainConfig, checked
 from cmt_memory.training.data import Source
 from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import Learner
+from cmt_memory.training.overfit import EXAMPLES, learns_by_heart
 from cmt_memory.training.report import write_card, write_plot
 from cmt_memory.training.sources import Mixture, TextSource, open_source
 from cmt_memory.training.trainer import (
@@ -36,11 +37,11 @@ from cmt_memory.training.trainer import (
     load_learner,
     save_learner,
 )
-from cmt_memory.training.units import Units, shortened
+from cmt_memory.training.units import AnswerUnit, Units, shortened
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, DONE, MODEL = "settings.json", "done.json", "model"
+SETTINGS, DONE, MODEL, OVERFIT = "settings.json", "done.json", "model", "overfit.json"
 _NEEDED = {"peft": "peft", "matplotlib": "matplotlib", "tensorboard": "tensorboard", "yaml": "pyyaml"}
 
 
@@ -82,13 +83,14 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
     before = weights_digest(model.lm)
     learner = Learner(model, config.objectives, config.batch_tokens)
     _settle(config)
+    _check_overfit(config, learner, data["answers"])
     log: list[dict[str, Any]] = []
     for number in range(len(config.stages)):
         log += _run_stage(config, number, steps, learner, data, held_out, show_progress)
     after = weights_digest(model.lm)
     if before != after:
         raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
-    return _finish(config, model, held_out, log, after)
+    return _finish(config, learner, held_out, log, after)
 
 
 def _check_installed() -> None:
@@ -103,7 +105,8 @@ def _check_folder(config: TrainConfig) -> None:
         raise InvalidInputError(f"output: {config.folder} is a file; name a folder.")
     path, mine = config.folder / SETTINGS, config.as_json()
     if path.exists():
-        theirs = json.loads(path.read_text("utf-8"))
+        # What a file of an earlier version does not name has the value it has unless given.
+        theirs = checked(json.loads(path.read_text("utf-8")), str(path)).as_json()
         differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
         if differing:
             raise InvalidInputError(
@@ -142,6 +145,45 @@ def _check_lengths(config: TrainConfig, lm: FrozenLM) -> None:
         if config.compressor == "adapted":
             spanned = document if lm.scheme == "learned" else count * math.ceil(document / ratio)
             lm.check_fits(head + spanned + 1, f"{what} at ratio {ratio}")
+
+
+def _check_overfit(config: TrainConfig, learner: Learner, train: Mixture) -> None:
+    """Learn a few questions by heart, once a run, where the gates ask for it.
+
+    Raises:
+        GateFailedError: that does not succeed.
+    """
+    rates = [stage.learning_rate for stage in config.stages if stage.task == "answers"]
+    gates, path = config.gates, config.folder / OVERFIT
+    if not (gates.overfit_steps and rates) or path.exists():
+        return
+    unit = _unit(config, learner, train, config.default_ratio, EXAMPLES, {1: 1.0})
+    known = learns_by_heart(learner, unit, gates.overfit_steps, max(rates))
+    if known < gates.overfit:
+        raise GateFailedError(
+            f"The run is hopeless before it begins: after {gates.overfit_steps} steps on the same {len(unit.rows)} "
+            f"questions {known:.0%} of them are known by heart, and at least {gates.overfit:.0%} are needed. Raise "
+            "gates.overfit_steps or the learning rate, or lower the ratio."
+        )
+    if _rank() == 0:
+        path.write_text(json.dumps({"questions": len(unit.rows), "known": known}) + "\n", "utf-8")
+
+
+def _unit(
+    config: TrainConfig,
+    learner: Learner,
+    mixture: Mixture,
+    ratio: int,
+    questions: int,
+    documents: dict[int, float],
+) -> AnswerUnit:
+    """About so many questions, always the same ones."""
+    batch = max(1, questions // config.episodes.questions)
+    stage = Stage(task="answers", steps=1, batch=batch, documents=documents)
+    template = learner.model.config.chat_template_kwargs
+    unit = Units(learner.model.lm, mixture, stage, config.episodes, [ratio], 1, f"{config.seed}/measured", template)[0]
+    assert isinstance(unit, AnswerUnit)
+    return unit
 
 
 def _rank() -> int:
@@ -261,26 +303,29 @@ def _gates(
         return []
     tasks = [stage.task for stage in config.stages]
     passed = sum(steps[earlier] for earlier in range(number) if tasks[earlier] == "answers")
-    keeper = _keeper(config, learner.model, held_out, config.gates.ratio or config.default_ratio)
+    keeper = _keeper(config, learner, held_out, config.gates.ratio or config.default_ratio)
     return [GateCallback(keeper, config.gates.every, max(0, config.gates.after - passed), folder)]
 
 
-def _keeper(config: TrainConfig, model: CMTModel, held_out: Mixture, ratio: int) -> GateKeeper:
+def _keeper(config: TrainConfig, learner: Learner, held_out: Mixture, ratio: int) -> GateKeeper:
     documents = next(
         (stage.documents for stage in reversed(config.stages) if stage.documents), config.episodes.documents
     )
-    return GateKeeper(model, config.gates, held_out, documents, ratio)
+    some = {count: weight for count, weight in documents.items() if count}
+    unit = _unit(config, learner, held_out, ratio, config.gates.questions, some)
+    return GateKeeper(learner.model, config.gates, held_out, documents, ratio, lambda: learner.first_token_losses(unit))
 
 
 def _finish(
-    config: TrainConfig, model: CMTModel, held_out: Mixture, log: list[dict[str, Any]], digest: str
+    config: TrainConfig, learner: Learner, held_out: Mixture, log: list[dict[str, Any]], digest: str
 ) -> RunResult:
     """Save the model, and write down what it is worth at each ratio."""
+    model = learner.model
     folder = config.folder / MODEL
     results: dict[int, dict[str, float]] = {}
     if _rank() == 0:
         if config.held_out:
-            results = {r: _keeper(config, model, held_out, r).measure() for r in sorted(set(config.used_ratios))}
+            results = {r: _keeper(config, learner, held_out, r).measure() for r in sorted(set(config.used_ratios))}
         model.retrained()
         model.save_pretrained(folder)
         write_plot(log, config.folder / "training.png")

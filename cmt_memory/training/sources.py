@@ -20,6 +20,7 @@ from cmt_memory.training.data import (
     Source,
     SquadData,
     StreamingQAData,
+    SwappedData,
     TextData,
 )
 from cmt_memory.training.facts import FactDocument, FactWorld
@@ -143,9 +144,13 @@ class TextSource:
 
 
 class FactsSource:
-    """Synthetic documents of one world, which speak of different people and things with the same kinds of facts."""
+    """Synthetic documents of one world, which speak of different people and things with the same kinds of facts.
 
-    def __init__(self, settings: FactsData) -> None:
+    Args:
+        settings: for `SwappedData` each document is one of a pair; an episode never holds the other.
+    """
+
+    def __init__(self, settings: FactsData | SwappedData) -> None:
         self._settings = settings
 
     def __len__(self) -> int:
@@ -154,7 +159,7 @@ class FactsSource:
     def episode(self, number: int, rng: random.Random, documents: int, questions: int) -> Episode:
         """See `EpisodeSource.episode`; questions are about any of the documents, and may have no answer."""
         world = self._world(rng)
-        drawn = [world.document(rng.randint(*self._settings.facts)) for _ in range(documents)]
+        drawn = [self._document(world) for _ in range(documents)]
         pool = [(place, question) for place, document in enumerate(drawn) for question in document.questions]
         asked = [
             Asked(question.text, question.answer, (place,), question.kind)
@@ -167,10 +172,13 @@ class FactsSource:
 
     def passage(self, number: int, rng: random.Random) -> str:
         """See `EpisodeSource.passage`."""
-        return self._document(rng).text
+        return self._document(self._world(rng)).text
 
-    def _document(self, rng: random.Random) -> FactDocument:
-        return self._world(rng).document(rng.randint(*self._settings.facts))
+    def _document(self, world: FactWorld) -> FactDocument:
+        facts = world.rng.randint(*self._settings.facts)
+        if isinstance(self._settings, SwappedData):
+            return world.rng.choice(world.swapped_pair(facts, self._settings.values).documents)
+        return world.document(facts)
 
     def _world(self, rng: random.Random) -> FactWorld:
         phrasings = self._settings.phrasings
@@ -182,7 +190,7 @@ class FactsSource:
 def open_source(settings: Source, hard_negatives: int) -> EpisodeSource:
     """Open what a configuration names."""
     match settings:
-        case FactsData():
+        case FactsData() | SwappedData():
             return FactsSource(settings)
         case TextData():
             return TextSource(Passages(Path(settings.path), settings.part))

@@ -62,7 +62,7 @@ def test_a_run_and_its_report(cmt, lm, tmp_path):
     assert page.sources
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
-    assert page.tables == 4  # overview, two ratios, retrieval
+    assert page.tables == 5  # overview, two ratios, times, retrieval
     for expected in ("tiny <b>& at ratio 4", "Seed 0", "Preliminary", "recall@1", "eval.yaml", "extract_bytes"):
         assert expected in said
     markdown = (out / "report.md").read_text()

@@ -13,7 +13,9 @@ from cmt_memory.evaluation import experiments
 from cmt_memory.evaluation.config import EvalConfig
 from cmt_memory.evaluation.data import read_data
 from cmt_memory.evaluation.experiments import run_evaluation
+from cmt_memory.evaluation.growth import ANSWERED
 from cmt_memory.evaluation.records import ANSWERS, RETRIEVAL, Records
+from cmt_memory.evaluation.report import write_report
 from cmt_memory.settings import check_settings
 from tests.evaluation.helpers import TOWNS, squad_file, town
 from tests.tiny import save_tiny
@@ -158,6 +160,120 @@ def test_facts_are_held_out_and_the_same_each_time(tmp_path):
     assert all(q.kind for q in made.questions)
     other = read_data(config(tmp_path, "x", "x", data={"kind": "facts", "count": 5, "facts": [3, 3]}, seed=1))
     assert other.digest != made.digest
+
+
+SWAPPED = {"kind": "swapped", "pairs": 5}
+
+
+def test_pairs_are_whole_and_the_same_each_time(tmp_path):
+    made = read_data(config(tmp_path, "x", "x", data=SWAPPED, questions=6))
+    assert made == read_data(config(tmp_path, "x", "x", data=SWAPPED, questions=6))
+    assert (len(made.documents), len(made.questions), made.available) == (10, 6, 10)
+    for one, other in zip(made.questions[::2], made.questions[1::2], strict=True):
+        assert one.text == other.text
+        assert one.answers != other.answers
+        assert (one.gold, one.partner) == ((other.partner,), *other.gold)
+        assert all(q.answers[0] in made.documents[q.gold[0]] for q in (one, other))
+        assert one.answers[0] in made.documents[other.gold[0]]
+    with_half_a_pair = read_data(config(tmp_path, "x", "x", data=SWAPPED, documents=3, questions=None))
+    assert len(with_half_a_pair.questions) == 2
+    with pytest.raises(InvalidInputError, match="'swapped' needs pairs"):
+        config(tmp_path, "x", "x", arms=["memory", "swapped"])
+    assert "swapped" not in config(tmp_path, "x", "x").compared
+
+
+def test_a_pair_is_right_where_both_answers_are(lm, tmp_path):
+    def run():
+        values = {"data": SWAPPED, "models": [{"model": str(lm), "ratios": [2], "latent": 24, "name": "tiny"}]}
+        return run_evaluation(config(tmp_path / "out", lm, "x", questions=None, **values))
+
+    run()
+    path = tmp_path / "out" / ANSWERS
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    own = {record["question"]: record["replies"] for record in records if record["ratio"]}
+    for number, replies in own.items():  # the partner's memory is read as the partner's own question reads it
+        assert replies["swapped"]["text"] == own[number ^ 1]["memory"]["text"]
+        assert "oracle_memory" not in replies
+    for record in records:
+        for arm, reply in record["replies"].items():
+            reply["em"] = float({"text": True, "memory": record["question"] in (0, 1, 2, 4)}.get(arm, False))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = run()
+    [result] = results["results"]
+    found = {arm: (values["em"]["value"], values["pair"]["value"]) for arm, values in result["arms"].items()}
+    assert (found["memory"], found["text"], found["swapped"]) == ((0.4, 0.2), (1, 1), (0, 0))
+    assert (results["retrieval"], results["data"]["drawn_together"]) == ({}, 5)
+    page = write_report(results, tmp_path / "out").with_suffix(".md").read_text()
+    assert "| tiny | 2 | memory | 0.400 [" in page
+    assert "Retrieval" not in page
+    assert "before its own document" in page
+
+
+GROWING = {"retention": {"sizes": [2, 4, 6], "questions": 3}, "noise": {"shares": [0.5, 1.0], "questions": 4}}
+
+
+def test_stores_that_grow_and_first_tokens(lm, tmp_path):
+    data = squad_file(tmp_path / "squad.json")
+    models = [{"model": str(lm), "ratios": [2], "latent": 24, "name": "tiny"}]
+
+    def run():
+        return run_evaluation(config(tmp_path / "out", lm, data, models=models, ttft_questions=2, **GROWING))
+
+    results = run()
+    grown = {(found["experiment"], found["arm"]): found for found in results["growth"]}
+    assert set(grown) == {(name, arm) for name in ("retention", "noise") for arm in ("text", "memory")}
+    assert [p["documents"] for p in grown["retention", "memory"]["points"]] == [2, 4, 6]
+    assert [(p["documents"], p["added"]) for p in grown["noise", "text"]["points"]] == [(6, 0), (9, 0.5), (12, 1)]
+    [timed] = results["ttft_ms"]
+    assert (timed["ratio"], timed["questions"]) == (2, 2)
+    assert set(timed["arms"]) == {"none", "text", "memory", "truncated", "extract"}
+    assert all(0 < took["p10"] <= took["median"] <= took["p90"] for took in timed["arms"].values())
+    records = lines(tmp_path / "out", ANSWERED)
+    assert len(records) == 2 * (3 * 3 + 3 * 4)
+    replies = {}
+    for record in records:  # the same passages are read once
+        key = record["condition"], record["growth"], record["question"], tuple(record["hits"])
+        assert replies.setdefault(key, record["reply"]) == record["reply"]
+    early = [r for r in records if r["size"] == 2]
+    assert early
+    assert all(
+        name.rpartition("#")[0] in ("d0", "d1") for r in early for name in r["hits"]
+    )  # nothing later is there yet
+    pages = [path.name for path in write_report(results, tmp_path / "out").parent.glob("*.png")]
+    assert "ttft_f1.png" in pages
+    _check_growth(run, tmp_path / "out" / ANSWERED)
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} >= {"retention.png", "noise.png"}
+
+
+def _check_growth(run, path):
+    """Shares of answers whose scores are known: all right at first, then half of them."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["reply"]["f1"] = float(record["size"] in (2, 6) or record["question"] % 2)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = run()
+    assert len(path.read_text().splitlines()) == len(records)  # nothing was answered again
+    for found in results["growth"]:
+        first, then, *_ = found["points"]
+        assert first["f1_kept"]["value"] == 1
+        assert then["f1_kept"]["value"] == pytest.approx(then["f1"]["value"])
+        assert then["f1"]["value"] < 1
+    text = write_report(results, path.parent).with_suffix(".md").read_text()
+    assert "## Retention" in text
+    assert "| tiny | 2 | memory | 9 (+50%) |" in text
+
+
+def test_what_grows_must_be_there(lm, tmp_path):
+    data = squad_file(tmp_path / "squad.json")
+    with pytest.raises(InvalidInputError, match=r"go up to 9, but there are 6 documents"):
+        run_evaluation(config(tmp_path / "out", lm, data, retention={"sizes": [2, 9]}))
+    few = {"shares": [1.0], "data": {"kind": "squad", "path": str(data), "part": [0, 1]}}
+    with pytest.raises(InvalidInputError, match=r"noise\.data has 6 documents, and 12 are needed"):
+        run_evaluation(config(tmp_path / "out", lm, data, noise=few | {"shares": [2.0]}))
+    with pytest.raises(InvalidInputError, match="rising numbers"):
+        config(tmp_path, lm, data, noise={"shares": [0.4, 0.2]})
+    with pytest.raises(InvalidInputError, match="pairs of documents are not searched"):
+        config(tmp_path, lm, data, data=SWAPPED, **GROWING)
 
 
 def test_a_model_that_is_not_there(tmp_path):

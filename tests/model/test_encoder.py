@@ -6,11 +6,14 @@ import json
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartModel
 
 from cmt_memory import CMTGenerator, CMTMemoryStore, CMTModel
+from cmt_memory.cli import main
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
+from cmt_memory.model.agreement import next_token_agreement
 from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.parts import own_tensors
 from tests.encoders import SLOTS, TEXTS, paper_model, save_encoder, settings
@@ -84,6 +87,36 @@ def test_what_is_asked_and_the_order_change_the_memory(encoders):
         asked(model, [type(m)(m.slots.flip(0), m.positions, m.n_tokens) for m in memories]),
     ):
         assert not torch.allclose(first, other, atol=1e-5)
+
+
+def test_a_store_says_how_many_slots_there_are(encoders, lm, tmp_path):
+    model = paper_model(CMTModel.from_llm(lm), encoders["t5"])
+    with CMTMemoryStore(tmp_path / "s", model, encoder=None) as store:
+        store.add_documents(DOCUMENTS)
+        assert {key: store.stats()[key] for key in ("ratio", "slots")} == {"ratio": None, "slots": SLOTS}
+    done = CliRunner().invoke(main, ["store", "stats", "--store", str(tmp_path / "s")])
+    assert f"{SLOTS} slots a passage, latent 24" in done.output
+    done = CliRunner().invoke(main, ["store", "stats", "--store", str(tmp_path / "s"), "--json"])
+    assert (json.loads(done.output)["ratio"], json.loads(done.output)["slots"]) == (None, SLOTS)
+
+
+def test_agreement_asks_with_the_end_of_the_context(encoders):
+    model = paper_model(tiny_model(), encoders["t5"])
+    asked_with = []
+    aggregate = model.aggregator.aggregate
+
+    def watching(lm, memories, question=None):
+        asked_with.append(question)
+        return aggregate(lm, memories, question)
+
+    model.aggregator.aggregate = watching
+    text = " ".join(DOCUMENTS * 6)
+    found = next_token_agreement(model, [text], context=64, continuation=24)
+    assert found.tokens == 23
+    [question] = asked_with
+    ids = model.lm.encode_words(text)
+    [expected] = model.compressor.compress(model.lm, [ids[32:64]])
+    assert torch.equal(question.slots, expected.slots)
 
 
 def test_prefixes_are_kept_for_each_question(encoders):

@@ -288,6 +288,22 @@ def test_facts_ask_about_any_document_and_what_none_says():
     assert closed.gold == ()
 
 
+def test_swapped_documents_ask_about_both_of_their_values():
+    values = {"output": "x", "stages": [{"task": "answers", "steps": 1}]}
+    config = checked(values | {"train": [{"kind": "swapped", "facts": [2, 2], "unknown": 0}]}, "test")
+    source = open_source(config.train[0], 4)
+    for number in range(20):
+        episode = source.episode(number, random.Random(number), 3, 6)
+        assert episode == source.episode(number, random.Random(number), 3, 6)
+        assert len(set(episode.documents)) == 3
+        assert sorted(asked.gold for asked in episode.asked) == [(0,), (0,), (1,), (1,), (2,), (2,)]
+        assert all(asked.answer in episode.documents[asked.gold[0]] for asked in episode.asked)
+    passage = source.passage(0, random.Random(0))
+    assert passage == source.passage(0, random.Random(0)) != source.passage(0, random.Random(1))
+    with pytest.raises(InvalidInputError, match="two rising numbers of at least 2"):
+        checked(values | {"train": [{"kind": "swapped", "facts": [1, 2]}]}, "test")
+
+
 def test_mixtures_read_every_episode_once_an_epoch_in_another_order_each(squad, tmp_path):
     rows = [{"documents": [f"A{i}."], "question": f"Q{i}?", "answers": [f"a{i}"]} for i in range(25)]
     lines = write_lines(tmp_path / "q.jsonl", rows)

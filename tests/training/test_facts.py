@@ -149,3 +149,31 @@ def test_a_fact_can_be_asked_twice():
     document = FactWorld(random.Random(5)).document(facts=6, asks=2)
     assert len({q.text for q in document.questions}) == len(document.questions) > 6
     assert len({q.answer for q in document.questions}) <= 12
+
+
+@pytest.mark.parametrize("values", ["dates", "any"])
+@pytest.mark.parametrize("phrasings", ["train", "composed", "heldout"])
+def test_a_swapped_pair_differs_in_the_places_of_two_values_alone(values, phrasings):
+    world = FactWorld(random.Random(0), "eval", phrasings)
+    for number in range(60):
+        one, other = world.swapped_pair(2 + number % 3, values).documents
+        first, second = (question.answer for question in one.questions)
+        assert [question.answer for question in other.questions] == [second, first] != [first, second]
+        assert [question.text for question in other.questions] == [question.text for question in one.questions]
+        assert one.text != other.text
+        assert other.text == one.text.replace(first, "\0").replace(second, first).replace("\0", second)
+        assert not any(value in question.text for question in one.questions for value in (first, second))
+        assert one.text.count(first) == one.text.count(second) == 1
+
+
+def test_swapped_pairs_are_seeded_held_out_and_of_both_forms():
+    def pairs(seed, split):
+        world = FactWorld(random.Random(seed), split)
+        return [world.swapped_pair() for _ in range(40)]
+
+    assert pairs(1, "eval") == pairs(1, "eval") != pairs(2, "eval")
+    values = {q.answer for pair in pairs(1, "eval") for q in pair.documents[0].questions}
+    assert all(in_split(value, "eval") for value in values)
+    assert not values & {q.answer for pair in pairs(1, "train") for q in pair.documents[0].questions}
+    kinds = [tuple(q.kind for q in pair.documents[0].questions) for pair in pairs(1, "train")]
+    assert {len(set(pair)) for pair in kinds} == {1, 2}  # two things of one kind of fact, and one thing with two

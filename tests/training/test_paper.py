@@ -25,7 +25,15 @@ OBJECTIVES = {
     "memory_aware": {"answer": 0.0, "memory_aware": {"weight": 1.0, "alpha": 0.5}},
     "self_matching": {"answer": 0.0, "self_matching": {"weight": 1.0, "lambda": 0.2}},
 }
-QUIET = {"memory_over_shuffled": None, "effective_rank": None, "mean_cosine": None, "shuffled_over_none": None}
+QUIET = {
+    "memory_over_shuffled": None,
+    "effective_rank": None,
+    "mean_cosine": None,
+    "shuffled_over_none": None,
+    "zeroed_over_none": None,
+    "first_token_gain": None,
+    "swap_changed": None,
+}
 
 
 @pytest.fixture(scope="module")

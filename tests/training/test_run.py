@@ -23,7 +23,15 @@ from tests.training.test_data import SQUAD
 FACTS = {"kind": "facts", "facts": [1, 2]}
 PRETRAIN = {"task": "pretrain", "trains": "maps", "steps": 3, "batch": 3}
 ANSWERS = {"task": "answers", "steps": 6, "batch": 3}
-QUIET = {"memory_over_shuffled": None, "effective_rank": None, "mean_cosine": None, "shuffled_over_none": None}
+QUIET = {
+    "memory_over_shuffled": None,
+    "effective_rank": None,
+    "mean_cosine": None,
+    "shuffled_over_none": None,
+    "zeroed_over_none": None,
+    "first_token_gain": None,
+    "swap_changed": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +203,10 @@ def test_a_run_can_start_from_a_trained_model(lm, whole, tmp_path):
         ({"effective_rank": 1000}, "collapsed"),
         ({"mean_cosine": -1}, "all alike"),
         ({"copy_probe": 0.9}, "codes, numbers and names"),
+        ({"swap_changed": 1.1}, "the order in a document is lost"),
+        ({"swap_right": 0.9}, "which of two dates"),
+        ({"zeroed_over_none": -1.0}, "memories of zeros help"),
+        ({"first_token_gain": 50.0}, "how an answer begins"),
     ],
 )
 def test_a_hopeless_run_is_ended_with_the_reason(lm, tmp_path, gates, failure):
@@ -213,6 +225,31 @@ def test_a_hopeless_run_is_ended_with_the_reason(lm, tmp_path, gates, failure):
     assert [line["step"] for line in state["log_history"] if "loss_answer" in line] == [1, 2, 3, 4]
     with pytest.raises(GateFailedError, match="was ended"):
         run_training(checked(values, "test"))
+
+
+def test_what_cannot_be_learned_by_heart_is_not_begun(lm, tmp_path, whole):
+    def run(name, **gates):
+        run = run_training(checked(settings(lm, tmp_path / name, gates=QUIET | gates), "test"))
+        return run, json.loads((run.model.parent / "overfit.json").read_text())
+
+    with pytest.raises(GateFailedError, match="hopeless before it begins: after 1 steps on the same 30 questions 0%"):
+        run("hopeless", overfit_steps=1)
+    assert not list((tmp_path / "hopeless").glob("stage-*"))
+    checked_first, found = run("fine", overfit_steps=2, overfit=0.0)
+    assert found == {"questions": 30, "known": 0.0}
+    assert losses(checked_first.log) == losses(whole.log)  # it is forgotten again
+
+
+def test_settings_of_an_earlier_version_are_those_of_now(lm, whole):
+    path = whole.model.parent / "settings.json"
+    text = path.read_text()
+    older = json.loads(text)
+    del older["gates"]["swap_changed"]
+    path.write_text(json.dumps(older))
+    try:
+        assert losses(run_training(checked(settings(lm, whole.model.parent), "test")).log) == losses(whole.log)
+    finally:
+        path.write_text(text)
 
 
 def test_bf16_and_gradient_accumulation(lm, tmp_path):

@@ -8,8 +8,19 @@ from cmt_memory.training.facts.documents import (
     FactDocument,
     FactWorld,
     Question,
+    SwappedPair,
+    SwappedValues,
     sample_document,
     sample_documents,
 )
 
-__all__ = ["UNKNOWN", "FactDocument", "FactWorld", "Question", "sample_document", "sample_documents"]
+__all__ = [
+    "UNKNOWN",
+    "FactDocument",
+    "FactWorld",
+    "Question",
+    "SwappedPair",
+    "SwappedValues",
+    "sample_document",
+    "sample_documents",
+]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from cmt_memory.training.facts import composing, functions, home, people, phrasings, pools, things, wordings
 from cmt_memory.training.facts.phrasings import Attribute
@@ -32,6 +34,12 @@ ATTRIBUTES: dict[EntityKind, tuple[Attribute, ...]] = {
     "home": wordings.reworded("home", home.HOME),
 }
 KIND_WEIGHTS: dict[EntityKind, int] = {"person": 42, "place": 13, "device": 12, "event": 12, "goods": 13, "home": 8}
+SwappedValues = Literal["dates", "any"]
+"""What is exchanged in a `SwappedPair`: dates, as in the paper's example, or also codes, prices, times and numbers."""
+_EXCHANGED: dict[SwappedValues, tuple[pools.Maker, ...]] = {
+    "dates": (pools.date,),
+    "any": (pools.date, pools.clock, pools.price, pools.code, pools.phone),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,20 @@ class FactDocument:
     questions: tuple[Question, ...]
     unanswerable: tuple[Question, ...]
     statements: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedPair:
+    """Two documents of the same words, in the second of which two values have changed places.
+
+    Both have the same two questions, whose answers have changed places too: what tells them apart is which value is
+    told of what, so a memory that forgets the order in a document answers both alike.
+
+    Attributes:
+        documents: each with two questions, in the same order and the same words.
+    """
+
+    documents: tuple[FactDocument, FactDocument]
 
 
 class FactWorld:
@@ -91,6 +113,44 @@ class FactWorld:
         self.rng.shuffle(questions)
         literal = tuple(replace(q, answer=_literal(q.answer, text)) for q in questions)
         return FactDocument(text, literal, (self._unanswerable(drawn), self.unanswerable()), statements)
+
+    def swapped_pair(self, facts: int = 2, values: SwappedValues = "dates") -> SwappedPair:
+        """Draw two documents that differ in which of two values belongs to what; see `SwappedPair`.
+
+        Either two things have the same attribute or one thing has two. With more than two ``facts`` the documents tell
+        others too, the same ones.
+        """
+        while True:
+            told = self._exchangeable(values)
+            first, second = (fact.value for fact in told)
+            drawn = [*told, *(self._facts(self._kind(), facts - 2) if facts > 2 else ())]
+            text, _ = render(self.rng, drawn, self.phrasings)
+            if first != second and text.count(first) == text.count(second) == 1:
+                break
+        start, middle, end = re.split(f"{re.escape(first)}|{re.escape(second)}", text)
+        values_in_order = (first, second) if text.index(first) < text.index(second) else (second, first)
+        other = f"{start}{values_in_order[1]}{middle}{values_in_order[0]}{end}"
+        asked = [self._ask(fact, drawn, backward=False) for fact in told]
+        exchanged = [replace(asked[0], answer=second), replace(asked[1], answer=first)]
+        absent = (self.unanswerable(),)
+        return SwappedPair(
+            (FactDocument(text, tuple(asked), absent), FactDocument(other, tuple(exchanged), absent)),
+        )
+
+    def _exchangeable(self, values: SwappedValues) -> tuple[Fact, Fact]:
+        """Two facts whose values are of one sort: of two things, or two of one thing."""
+        rng, makers = self.rng, _EXCHANGED[values]
+        kinds = [k for k in ATTRIBUTES if k != "home" and any(a.make in makers for a in ATTRIBUTES[k])]
+        kind = rng.choice(kinds)
+        attribute = rng.choice([a for a in ATTRIBUTES[kind] if a.make in makers])
+        others = [a for a in ATTRIBUTES[kind] if a.make is attribute.make and a is not attribute]
+        noun = self._noun(attribute)
+        thing = self._entity(kind)
+        fact = Fact(thing, attribute, noun, *self._value(attribute))
+        if others and rng.random() < 0.5:
+            other = rng.choice(others)
+            return fact, Fact(thing, other, self._noun(other), *self._value(other))
+        return fact, Fact(self._entity(kind), attribute, noun, *self._value(attribute))
 
     def unanswerable(self) -> Question:
         """Ask about somebody or something that no document of this world names."""
