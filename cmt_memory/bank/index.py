@@ -281,16 +281,19 @@ class VectorIndex:
         return self.embedded and (told or shutil.disk_usage(self._folder.parent).free < _LITTLE_ROOM)
 
     def _open(self) -> Collection:
-        from chromadb.api.collection_configuration import CreateHNSWConfiguration
+        from chromadb.api.collection_configuration import CreateHNSWConfiguration, UpdateHNSWConfiguration
 
         wanted = CreateHNSWConfiguration(space=_SPACE, ef_search=_EF_SEARCH)
         collection = self._connect().get_or_create_collection(
             self._name, embedding_function=None, configuration={"hnsw": wanted}
         )
         # Not `collection.configuration`: it would run an embedding function named in the stored JSON.
-        space = (collection.configuration_json.get("hnsw") or {}).get("space")
+        hnsw = collection.configuration_json.get("hnsw") or {}
+        space = hnsw.get("space")
         if space != _SPACE:
             raise IndexBrokenError(f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}.")
+        if hnsw.get("ef_search") != _EF_SEARCH:  # made by an earlier version
+            collection.modify(configuration={"hnsw": UpdateHNSWConfiguration(ef_search=_EF_SEARCH)})
         return collection
 
 

@@ -110,7 +110,9 @@ class HybridSelector:
             search.weights, words, also = self._question_words.weigh(self._words.of(question))
             most = _AGAIN * depth if also else depth
             found = dict(self._bank.search_words(words, most, condition))
-            if also:
+            if also and len(found) < depth:  # few pass the filter
+                found = dict(self._bank.search_words([*words, *also], depth, condition))
+            elif also:
                 found = self._weighed(list(found), {word: search.weights[word] for word in (*words, *also)}, depth)
             search.bm25 = found
 

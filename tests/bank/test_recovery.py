@@ -203,6 +203,20 @@ def test_an_index_of_another_space_is_rebuilt(tmp_path: Path, warnings_seen: lis
     bank.close()
 
 
+def test_an_index_of_an_earlier_version_searches_as_widely_as_a_new_one(tmp_path: Path):
+    client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
+    bank = MemoryBank(tmp_path, client=client)
+    name = bank.meta("collection")
+    client.create_collection(
+        name, embedding_function=None, configuration={"hnsw": {"space": "cosine", "ef_search": 100}}
+    )
+    bank.put([stored(f"d{n}", f"text {n}", {"n": n}, seed=n) for n in range(30)])
+    check_whole(bank)
+    bank.close()
+    collection = client.get_collection(name, embedding_function=None)
+    assert collection.configuration_json["hnsw"]["ef_search"] == 400
+
+
 def test_rows_the_index_never_got_are_added(folder: Path, warnings_seen: list[str]):
     bank = MemoryBank(folder)
     bank._ledger.put([stored("d30", "text 30", {}, seed=30)], keep_text=True)

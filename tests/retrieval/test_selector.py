@@ -273,6 +273,18 @@ def test_frequent_words_of_a_large_bank_are_counted_beforehand(tmp_path: Path, m
     bank.close()
 
 
+def test_a_filter_that_few_pass_is_searched_for_all_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._ALL_WORDS_UP_TO", 100)
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._COMMON", 0.9)
+    monkeypatch.setattr("cmt_memory.retrieval.lexical._MOST_WALKED", 90)
+    bank = MemoryBank(tmp_path)
+    put(bank, {f"d{n}": "blue things" if n < 80 else "locker keys" for n in range(200)}, None)
+    selector = HybridSelector(bank, None)
+    assert QuestionWords(bank).weigh(["blue", "locker"])[1:] == (["blue"], ["locker"])
+    assert [hit.id for hit in selector.select("blue locker", k=3, filter={"n": 150})] == ["d150"]
+    bank.close()
+
+
 def test_bm25_orders_texts_as_the_lexicon_does(tmp_path: Path):
     rng = random.Random(1)
     words = [f"w{n}" for n in range(30)]
