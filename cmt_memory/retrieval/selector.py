@@ -22,7 +22,7 @@ DEFAULT_CHANNELS = ("dense", "bm25")
 
 _MIN_DEPTH = 32
 _DEPTH = 4
-_AGAIN = 2
+_AGAIN = 4
 
 
 class Selector(Protocol):
@@ -120,7 +120,7 @@ class HybridSelector:
         """The first ``depth`` of some passages by the BM25 of all words, with that."""
         rows = list(self._bank.passages(keys).values())
         texts = [row.text for row in rows]
-        values = bm25(weights, self._words.counts(texts, list(weights)), [len(text) for text in texts])
+        values = bm25(weights, self._words.counts(texts, list(weights)), [len(text.split()) for text in texts])
         order = sorted(range(len(rows)), key=lambda place: (-values[place], rows[place].key))
         return {rows[place].key: values[place] for place in order[:depth]}
 
