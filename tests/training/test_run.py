@@ -232,11 +232,12 @@ def test_what_cannot_be_learned_by_heart_is_not_begun(lm, tmp_path, whole):
         run = run_training(checked(settings(lm, tmp_path / name, gates=QUIET | gates), "test"))
         return run, json.loads((run.model.parent / "overfit.json").read_text())
 
-    with pytest.raises(GateFailedError, match="hopeless before it begins: after 1 steps on the same \\d+ questions 0%"):
+    with pytest.raises(GateFailedError, match=r"after 1 steps on the same \d+ questions 0%"):
         run("hopeless", overfit_steps=1)
     assert not list((tmp_path / "hopeless").glob("stage-*"))
     checked_first, found = run("fine", overfit_steps=2, overfit=0.0)
-    assert found == {"questions": 30, "known": 0.0}
+    assert found["questions"] > 20
+    assert found["known"] == 0.0
     assert losses(checked_first.log) == losses(whole.log)  # it is forgotten again
 
 
