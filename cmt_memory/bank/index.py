@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 _SPACE: Literal["cosine"] = "cosine"
+_NEIGHBOURS, _EF_CONSTRUCTION = 32, 200
+"""Chroma's own 16 and 100 find 96 of the 100 nearest among a million, however many candidates are kept."""
 _EF_SEARCH = 400
 """Candidates that a search keeps; Chroma's own 100 finds 96 of the 100 nearest among 100,000."""
 _NO_ROOM = ("disk is full", "no space left", "file too large", "quota exceeded")
@@ -283,7 +285,9 @@ class VectorIndex:
     def _open(self) -> Collection:
         from chromadb.api.collection_configuration import CreateHNSWConfiguration, UpdateHNSWConfiguration
 
-        wanted = CreateHNSWConfiguration(space=_SPACE, ef_search=_EF_SEARCH)
+        wanted = CreateHNSWConfiguration(
+            space=_SPACE, max_neighbors=_NEIGHBOURS, ef_construction=_EF_CONSTRUCTION, ef_search=_EF_SEARCH
+        )
         collection = self._connect().get_or_create_collection(
             self._name, embedding_function=None, configuration={"hnsw": wanted}
         )
