@@ -18,6 +18,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+def check_rising(name: str, values: tuple[int, int], least: int) -> None:
+    """Refuse a range that does not rise from `least` at the lowest.
+
+    Raises:
+        ValueError: for pydantic to tell.
+    """
+    if not least <= values[0] <= values[1]:
+        raise ValueError(f"{name} must be two rising numbers of at least {least}, not {list(values)}")
+
+
 def read_settings(path: Path, kind: type[Settings]) -> Settings:
     """Read and check a YAML file.
 

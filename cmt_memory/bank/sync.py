@@ -99,7 +99,7 @@ class SyncedIndex:
         except IndexBrokenError as error:
             self._try_rebuild(str(error), self._rebuilds)
         except StoreFullError as error:
-            logger.warning("searching without the index for now: %s", error)
+            _search_without(error)
         finally:
             self._folder_lock.make_shared()
 
@@ -284,7 +284,7 @@ class SyncedIndex:
             except StoreClosedError:
                 raise
             except CMTError as error:
-                logger.warning("searching without the index for now: %s", error)
+                _search_without(error)
                 return False
             return True
 
@@ -328,6 +328,10 @@ def _wait_for_loading() -> None:
 # What is registered last comes first: before `concurrent.futures` takes the lock that loading Chroma needs.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait_for_loading)
+
+
+def _search_without(error: CMTError) -> None:
+    logger.warning("searching without the index for now: %s", error)
 
 
 def _full(error: IndexBrokenError) -> StoreFullError:

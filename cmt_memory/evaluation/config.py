@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cmt_memory.evaluation.arms import ARMS
 from cmt_memory.model.config import MAX_RATIO
-from cmt_memory.settings import Strict, read_settings
+from cmt_memory.settings import Strict, check_rising, read_settings
 from cmt_memory.training.data import DataFile
 
 
@@ -58,8 +58,7 @@ class FactsQuestions(Strict):
 
     @model_validator(mode="after")
     def _facts_are_a_range(self) -> FactsQuestions:
-        if not 1 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
+        check_rising("facts", self.facts, 1)
         return self
 
 
@@ -86,8 +85,7 @@ class SwappedQuestions(Strict):
 
     @model_validator(mode="after")
     def _facts_are_a_range(self) -> SwappedQuestions:
-        if not 2 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 2, not {list(self.facts)}")
+        check_rising("facts", self.facts, 2)
         return self
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLE_BYTES = 64
+_PART = 1 << 24
 _CHECKED_TENSORS = 8
 _VOLATILE_CONFIG = {
     "_name_or_path",
@@ -68,7 +69,8 @@ def module_digest(modules: Iterable[nn.Module]) -> str:
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{type(module).__name__}.{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            for part in tensor.detach().contiguous().view(-1).split(_PART):
+                digest.update(part.cpu().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmt_memory.settings import Strict
+from cmt_memory.settings import Strict, check_rising
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -112,8 +112,7 @@ class FactsData(_Synthetic):
 
     @model_validator(mode="after")
     def _facts_are_a_range(self) -> FactsData:
-        if not 1 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 1, not {list(self.facts)}")
+        check_rising("facts", self.facts, 1)
         return self
 
 
@@ -135,8 +134,7 @@ class SwappedData(_Synthetic):
 
     @model_validator(mode="after")
     def _facts_are_a_range(self) -> SwappedData:
-        if not 2 <= self.facts[0] <= self.facts[1]:
-            raise ValueError(f"facts must be two rising numbers of at least 2, not {list(self.facts)}")
+        check_rising("facts", self.facts, 2)
         return self
 
 

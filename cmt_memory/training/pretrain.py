@@ -57,14 +57,15 @@ class PretrainConfig(_Strict):
     """A pretraining run.
 
     Learning rates fall linearly to a fiftieth over the last ``decay`` of the tokens. A step averages the gradients of
-    ``workers`` batches, each computed by a process of its own on a CPU.
+    ``workers`` batches, each computed by a process of its own on a CPU. ``pointing_loss`` weighs the loss of each
+    sight, with 1 where it names none.
     """
 
     seed: int = 0
     model: ModelShape = ModelShape()
     seed_copying: bool = False
     pointing: dict[Sight, dict[int, tuple[int, ...]]] = {}
-    pointing_loss: dict[Sight, float] = dict.fromkeys(SIGHTS, 1.0)
+    pointing_loss: dict[Sight, float] = {}
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from cmt_memory.errors import GateFailedError, InvalidInputError
+from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.model.parts import start_parts
@@ -80,14 +80,14 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
     model = _starting_model(config, data["pretrain"])
     _check_lengths(config, model.lm)
     held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
-    before = weights_digest(model.lm)
+    before = module_digest([model.lm.model])
     learner = Learner(model, config.objectives, config.batch_tokens)
     _settle(config)
     _check_overfit(config, learner, data["answers"])
     log: list[dict[str, Any]] = []
     for number in range(len(config.stages)):
         log += _run_stage(config, number, steps, learner, data, held_out, show_progress)
-    after = weights_digest(model.lm)
+    after = module_digest([model.lm.model])
     if before != after:
         raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
     return _finish(config, learner, held_out, log, after)
@@ -332,14 +332,3 @@ def _finish(
         write_card(config, model, results, log, digest, folder / "README.md")
         (config.folder / "results.json").write_text(json.dumps({"ratios": results}, indent=2) + "\n", "utf-8")
     return RunResult(folder, results, log)
-
-
-def weights_digest(lm: FrozenLM) -> str:
-    """Digest of every byte of an LM's weights, for a comparison within one run."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(lm.model.state_dict().items()):
-        digest.update(name.encode())
-        flat = tensor.detach().contiguous().view(-1)
-        for part in flat.split(1 << 24):
-            digest.update(part.cpu().view(torch.uint8).numpy())
-    return digest.hexdigest()

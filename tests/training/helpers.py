@@ -15,6 +15,16 @@ from cmt_memory.training.units import Unit, Units
 from tests.tiny import DOCUMENTS, tiny_model
 
 TEXTS = [" ".join(DOCUMENTS * 3), " ".join(reversed(DOCUMENTS * 3))]
+QUIET = {
+    "memory_over_shuffled": None,
+    "effective_rank": None,
+    "mean_cosine": None,
+    "shuffled_over_none": None,
+    "zeroed_over_none": None,
+    "first_token_gain": None,
+    "swap_changed": None,
+}
+"""None of the gates that an untrained model does not pass."""
 
 
 def trainable(family: str = "llama", kind: str = "plain", *, disturb: float = 0.1, **settings: object) -> CMTModel:

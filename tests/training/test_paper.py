@@ -17,22 +17,13 @@ from cmt_memory.training.run import run_training
 from cmt_memory.training.units import AnswerUnit, Row
 from tests.encoders import SLOTS, paper_model, settings
 from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_model
-from tests.training.helpers import descend, learner, units
+from tests.training.helpers import QUIET, descend, learner, units
 
 OBJECTIVES = {
     "answer": {"answer": 1.0},
     "distillation": {"answer": 0.0, "distillation": {"weight": 1.0, "top_k": 5}},
     "memory_aware": {"answer": 0.0, "memory_aware": {"weight": 1.0, "alpha": 0.5}},
     "self_matching": {"answer": 0.0, "self_matching": {"weight": 1.0, "lambda": 0.2}},
-}
-QUIET = {
-    "memory_over_shuffled": None,
-    "effective_rank": None,
-    "mean_cosine": None,
-    "shuffled_over_none": None,
-    "zeroed_over_none": None,
-    "first_token_gain": None,
-    "swap_changed": None,
 }
 
 

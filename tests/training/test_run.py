@@ -18,20 +18,12 @@ from cmt_memory.training.config import checked
 from cmt_memory.training.run import run_training
 from cmt_memory.training.trainer import CMTTrainer
 from tests.tiny import DOCUMENTS, QUESTION, save_tiny
+from tests.training.helpers import QUIET
 from tests.training.test_data import SQUAD
 
 FACTS = {"kind": "facts", "facts": [1, 2]}
 PRETRAIN = {"task": "pretrain", "trains": "maps", "steps": 3, "batch": 3}
 ANSWERS = {"task": "answers", "steps": 6, "batch": 3}
-QUIET = {
-    "memory_over_shuffled": None,
-    "effective_rank": None,
-    "mean_cosine": None,
-    "shuffled_over_none": None,
-    "zeroed_over_none": None,
-    "first_token_gain": None,
-    "swap_changed": None,
-}
 
 
 @pytest.fixture(scope="module")
