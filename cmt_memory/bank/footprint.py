@@ -38,7 +38,7 @@ def seal(folder: Path, earlier: Footprint) -> Footprint:
 
 
 def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the files are those of a record: every byte after a close, else all but what a kill may tear.
+    """Whether the files look like those of a record; after a close, those written or copied since are read.
 
     Args:
         folder: The index's folder.
@@ -47,10 +47,15 @@ def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
     files: Footprint = record["files"]
     if not record["closed"]:
         return outline(folder) == files
-    sizes = {name: path.stat().st_size for name, path in _files(folder)}
-    return sizes == {name: known[0] for name, known in files.items()} and all(
-        _crc(folder / name) == known[2] for name, known in files.items()
-    )
+    found = {name: path.stat() for name, path in _files(folder)}
+    return {name: status.st_size for name, status in found.items()} == {
+        name: known[0] for name, known in files.items()
+    } and all(found[name].st_mtime_ns == known[1] or _crc(folder / name) == known[2] for name, known in files.items())
+
+
+def is_sound(folder: Path, files: Footprint) -> bool:
+    """Whether every byte of the files is as :func:`seal` found it."""
+    return all((folder / name).is_file() and _crc(folder / name) == known[2] for name, known in files.items())
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 _SPACE: Literal["cosine"] = "cosine"
-_NEIGHBOURS, _EF_CONSTRUCTION = 32, 200
-"""Chroma's own 16 and 100 find 96 of the 100 nearest among a million, however many candidates are kept."""
 _EF_SEARCH = 400
 """Candidates that a search keeps; Chroma's own 100 finds 96 of the 100 nearest among 100,000."""
+_PART = 131_072
+"""Keys of a collection. One graph over a million finds 91 of the 100 nearest, takes three times as long to make, and is
+written to disk whole whenever something was added."""
+_LISTED = 1_000
 _NO_ROOM = ("disk is full", "no space left", "file too large", "quota exceeded")
 _LITTLE_ROOM = 256 * 1024
 
@@ -45,29 +49,30 @@ class IndexBrokenError(CMTError):
 
 
 class VectorIndex:
-    """A Chroma collection of explicit vectors with cosine distance.
+    """Chroma collections of explicit vectors with cosine distance, each for a range of keys.
 
     Chroma is imported and opened at the first use. An entry's id is the passage's key, which never comes to
     mean another passage, so an entry is written once and never changed: Chroma would merge the old metadata
-    into the new.
+    into the new. Keys only grow, so all parts but the last are written no more, except for what is deleted.
 
     Args:
         folder: Folder of the embedded index; not used with ``client``.
-        name: Name of the collection.
+        name: Name of the first collection; that of another has its number behind it.
         client: A Chroma client, e.g. ``chromadb.HttpClient(...)``, in place of an embedded index.
 
     Attributes:
         embedded: Whether the index is this process's own.
+        part: How many keys share a collection.
     """
 
     def __init__(self, folder: Path, name: str, client: ClientAPI | None = None) -> None:
         self._folder, self._name, self._client = folder, name, client
-        self.embedded = client is None
+        self.embedded, self.part = client is None, _PART
         self._closed = False
         self._lock = threading.Condition()
         self._busy = 0
         self._paused = False
-        self._collection: Collection | None = None
+        self._collections: dict[int, Collection] = {}
 
     def count(self) -> int:
         """Number of entries.
@@ -75,7 +80,7 @@ class VectorIndex:
         Raises:
             IndexBrokenError: Chroma cannot tell.
         """
-        return int(self._call("count"))
+        return sum(int(self._call(part, "count")) for part in self._parts())
 
     def upsert(self, keys: Sequence[int], vectors: Vector, metadatas: Sequence[Mapping[str, Any]]) -> None:
         """Write entries.
@@ -89,14 +94,16 @@ class VectorIndex:
             IndexBrokenError: Chroma failed.
         """
         size = self._batch_size()
-        for start in range(0, len(keys), size):
-            part = slice(start, start + size)
-            self._call(
-                "upsert",
-                ids=[str(key) for key in keys[part]],
-                embeddings=vectors[part],
-                metadatas=[index_metadata(metadata) for metadata in metadatas[part]],
-            )
+        for part, places in self._by_part(keys):
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                self._call(
+                    part,
+                    "upsert",
+                    ids=[str(keys[place]) for place in some],
+                    embeddings=vectors[some],
+                    metadatas=[index_metadata(metadatas[place]) for place in some],
+                )
 
     def delete(self, keys: Sequence[int]) -> None:
         """Delete entries; those that are not there are passed over.
@@ -105,23 +112,31 @@ class VectorIndex:
             IndexBrokenError: Chroma failed.
         """
         size = self._batch_size()
-        for start in range(0, len(keys), size):
-            self._call("delete", ids=[str(key) for key in keys[start : start + size]])
+        for part, places in self._by_part(keys):
+            for start in range(0, len(places), size):
+                self._call(part, "delete", ids=[str(keys[place]) for place in places[start : start + size]])
 
-    def query(self, vector: Vector, limit: int, where: dict[str, Any] | None = None) -> list[tuple[int, float]]:
+    def query(
+        self, vector: Vector, limit: int, where: dict[str, Any] | None = None, parts: Iterable[int] = (0,)
+    ) -> list[tuple[int, float]]:
         """The nearest entries, nearest first, with their cosine.
 
         Args:
             vector: ``[dims]`` float32.
             limit: Most entries to return, at least 1.
             where: A Chroma filter.
+            parts: The parts to search, see :attr:`part`.
 
         Raises:
             IndexBrokenError: Chroma failed.
         """
-        found = self._call("query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"])
-        pairs = zip(found["ids"][0], found["distances"][0], strict=True)
-        return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
+        pairs: list[tuple[int, float]] = []
+        for part in parts:
+            found = self._call(
+                part, "query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"]
+            )
+            pairs += zip(map(int, found["ids"][0]), (1.0 - float(far) for far in found["distances"][0]), strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])[:limit]
 
     def keys(self) -> list[int]:
         """The keys of all entries.
@@ -129,7 +144,7 @@ class VectorIndex:
         Raises:
             IndexBrokenError: Chroma failed.
         """
-        return [int(key) for key in self._call("get", include=[])["ids"]]
+        return [int(key) for part in self._parts() for key in self._call(part, "get", include=[])["ids"]]
 
     def vectors(self, keys: Sequence[int]) -> tuple[list[int], Vector]:
         """The keys that have an entry and their vectors ``[n, dims]``.
@@ -137,13 +152,17 @@ class VectorIndex:
         Raises:
             IndexBrokenError: Chroma failed.
         """
-        found = self._call("get", ids=[str(key) for key in keys], include=["embeddings"])
-        return [int(key) for key in found["ids"]], np.asarray(found["embeddings"], np.float32)
+        names, vectors = list[int](), list[Vector]()
+        for part, places in self._by_part(keys):
+            found = self._call(part, "get", ids=[str(keys[place]) for place in places], include=["embeddings"])
+            names += map(int, found["ids"])
+            vectors += list(np.asarray(found["embeddings"], np.float32))
+        return names, np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
 
     def reset(self) -> None:
         """Throw the collection away; of an embedded index the whole folder, which Chroma may not survive opening."""
         with self._alone():
-            self._collection = None
+            self._collections.clear()
             if self.embedded:
                 self._let_go()
                 try:
@@ -157,15 +176,19 @@ class VectorIndex:
             from chromadb.errors import NotFoundError
 
             try:
-                self._connect().delete_collection(self._name)
-            except NotFoundError:
-                pass
+                for part in self._listed():
+                    with suppress(NotFoundError):
+                        self._connect().delete_collection(self._called(part))
             except Exception as error:
                 raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
 
     def is_as_left(self, record: Mapping[str, Any]) -> bool:
-        """Whether an embedded index's files are as :meth:`outline` or :meth:`seal` had found them."""
+        """Whether an embedded index's files look as :meth:`outline` or :meth:`seal` had found them."""
         return not self.embedded or footprint.is_as_left(self._folder, record)
+
+    def is_sound(self, files: Footprint) -> bool:
+        """Whether every byte of an embedded index's files, not in use yet, is as :meth:`seal` found it."""
+        return not self.embedded or footprint.is_sound(self._folder, files)
 
     def outline(self) -> Footprint:
         """What to note of an embedded index's files while it is in use."""
@@ -194,7 +217,8 @@ class VectorIndex:
     def close(self) -> None:
         """Let go of an embedded index for good; a client that was given stays open."""
         with self._alone():
-            self._closed, self._collection = True, None
+            self._closed = True
+            self._collections.clear()
             opened = self.embedded and self._client is not None
             self._let_go()
             if opened:
@@ -218,11 +242,41 @@ class VectorIndex:
             client, self._client = self._client, None
             client.close()  # type: ignore[attr-defined]  # an embedded client has it, the interface has not
 
-    def _call(self, method: str, **arguments: Any) -> Any:
+    def _by_part(self, keys: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """The parts that keys belong to, and the places of each one's."""
+        places = defaultdict[int, list[int]](list)
+        for place, key in enumerate(keys):
+            places[key // self.part].append(place)
+        return list(places.items())
+
+    def _called(self, part: int) -> str:
+        return f"{self._name}.{part}" if part else self._name
+
+    def _parts(self) -> list[int]:
+        """The parts that Chroma has."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._paused)
+            return list(self._guarded("list_collections", self._listed))
+
+    def _listed(self) -> list[int]:
+        found = list[int]()
+        for offset in itertools.count(step=_LISTED):
+            names = [collection.name for collection in self._connect().list_collections(_LISTED, offset)]
+            for name in names:
+                first, _, part = name.partition(".")
+                if first == self._name and (not part or part.isdecimal()):
+                    found.append(int(part or 0))
+            if len(names) < _LISTED:
+                break
+        return sorted(found)
+
+    def _call(self, part: int, method: str, **arguments: Any) -> Any:
         def call() -> Any:
             with self._lock:
                 self._lock.wait_for(lambda: not self._paused)
-                collection = self._collection = self._collection or self._open()
+                collection = self._collections.get(part)
+                if collection is None:
+                    collection = self._collections[part] = self._open(part)
                 self._busy += 1
             try:
                 return getattr(collection, method)(**arguments)
@@ -248,7 +302,7 @@ class VectorIndex:
         except BaseException as error:
             if not _is_failure(error):
                 raise
-            self._collection = None
+            self._collections.clear()
             if self._closed:
                 raise StoreClosedError("the store was closed; open it again to use it.") from error
             if self.embedded or isinstance(error, ChromaError):
@@ -282,20 +336,18 @@ class VectorIndex:
         told = any(sign in str(error).lower() for sign in _NO_ROOM)
         return self.embedded and (told or shutil.disk_usage(self._folder.parent).free < _LITTLE_ROOM)
 
-    def _open(self) -> Collection:
+    def _open(self, part: int) -> Collection:
         from chromadb.api.collection_configuration import CreateHNSWConfiguration, UpdateHNSWConfiguration
 
-        wanted = CreateHNSWConfiguration(
-            space=_SPACE, max_neighbors=_NEIGHBOURS, ef_construction=_EF_CONSTRUCTION, ef_search=_EF_SEARCH
-        )
+        name, wanted = self._called(part), CreateHNSWConfiguration(space=_SPACE, ef_search=_EF_SEARCH)
         collection = self._connect().get_or_create_collection(
-            self._name, embedding_function=None, configuration={"hnsw": wanted}
+            name, embedding_function=None, configuration={"hnsw": wanted}
         )
         # Not `collection.configuration`: it would run an embedding function named in the stored JSON.
         hnsw = collection.configuration_json.get("hnsw") or {}
         space = hnsw.get("space")
         if space != _SPACE:
-            raise IndexBrokenError(f"the collection {self._name!r} has the space {space!r}; expected {_SPACE!r}.")
+            raise IndexBrokenError(f"the collection {name!r} has the space {space!r}; expected {_SPACE!r}.")
         if hnsw.get("ef_search") != _EF_SEARCH:  # made by an earlier version
             collection.modify(configuration={"hnsw": UpdateHNSWConfiguration(ef_search=_EF_SEARCH)})
         return collection

@@ -270,6 +270,14 @@ class Queries:
         """Number of passages with a vector."""
         return int(self._all(f"SELECT count(indexed) FROM {table.flags}")[0][0])
 
+    def parts(self, size: int, table: VectorTable = RETRIEVAL) -> list[int]:
+        """Which ranges of ``size`` keys have a passage with a vector."""
+        sql = f"SELECT min({table.key}) FROM {table.flags} WHERE indexed IS NOT NULL AND {table.key} >= ?"
+        found = list[int]()
+        while (first := self._all(sql, [size * (found[-1] + 1) if found else 0])[0][0]) is not None:
+            found.append(first // size)
+        return found
+
     def to_index(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index has not confirmed."""
         rows = self._all(f"SELECT {table.key} FROM {table.flags} WHERE indexed = 0 ORDER BY {table.key}")

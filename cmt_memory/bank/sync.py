@@ -198,7 +198,7 @@ class SyncedIndex:
             rebuilds = self._rebuilds
             try:
                 self._first_use()
-                found = self._index.query(vector, limit, where)
+                found = self._index.query(vector, limit, where, self._queries.parts(self._index.part, self._table))
                 return found if rebuilds == self._rebuilds and not self._behind else None
             except IndexBrokenError as error:
                 if not self._try_rebuild(str(error), rebuilds):
@@ -267,6 +267,8 @@ class SyncedIndex:
             return
         with self._lock:
             if self._unused is not None:
+                if not self._index.is_sound(self._sealed):
+                    raise IndexBrokenError("its files are not as they were left")
                 found, expected = self._index.count(), self._unused
                 if found != expected:
                     raise IndexBrokenError(f"it held {found} passages and the ledger {expected}")

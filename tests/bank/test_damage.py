@@ -5,6 +5,7 @@ Chroma itself ends the process on most of this, or answers as if entries had nev
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cmt_memory.bank import footprint
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.errors import CMTError, StoreCorruptError
 from tests.bank.helpers import lexicon_is_sound, slots, stored, vector
@@ -98,6 +100,50 @@ def test_damaged_index_files_are_rebuilt(
     assert f"rebuilt the index of {PASSAGES} passages" in warnings_seen[0]
     MemoryBank(folder).close()
     assert len(warnings_seen) == 1
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("use", ["search", "put", "compact"])
+def test_a_bit_that_the_disk_lost_is_found_before_chroma_reads_it(
+    closed: Path, tmp_path: Path, warnings_seen: list[str], file: str, use: str
+):
+    """The file's time of change does not tell; opening reads none of the files."""
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    with closing(MemoryBank(folder)):
+        pass  # notes the copy's times
+    (victim,) = (folder / "chroma").rglob(file)
+    times = victim.stat()
+    victim.write_bytes(flip(bytearray(victim.read_bytes()), random.Random(f"{file} {use}")))
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with closing(MemoryBank(folder)) as bank:
+        assert not warnings_seen
+        if use == "put":
+            bank.put([stored("d0", "text of 0 in ten pieces", {"n": 0}, pieces=PIECES)])
+        elif use == "compact":
+            bank.compact()
+        check(bank)
+    assert len(warnings_seen) == 1
+    assert f"rebuilt the index of {PASSAGES} passages" in warnings_seen[0]
+
+
+@pytest.mark.parametrize("use", [False, True])
+def test_each_file_is_read_once_and_only_where_it_is_used(
+    closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: bool
+):
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    MemoryBank(folder).close()
+    read: list[str] = []
+    crc = footprint._crc
+    monkeypatch.setattr(footprint, "_crc", lambda path: [read.append(path.name), crc(path)][1])
+    bank = MemoryBank(folder)
+    if use:
+        bank.search_vectors(vector(1), 1)
+    assert sorted(read) == (sorted(path.name for path in (folder / "chroma").rglob("*.*")) if use else [])
+    read.clear()
+    bank.close()
+    assert set(read) <= {"chroma.sqlite3"}
 
 
 @pytest.mark.parametrize("file", ["index_metadata.pickle", "chroma.sqlite3", ""])

@@ -288,8 +288,10 @@ class BankMachine(RuleBasedStateMachine):
 
     known = Bundle("known")
 
-    @initialize(tmp=st.just(None))
-    def start(self, tmp: None) -> None:
+    @initialize(part=st.sampled_from([3, 131_072]))
+    def start(self, part: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("cmt_memory.bank.index._PART", part)
         self.folder = tempfile.mkdtemp()
         self.bank = MemoryBank(self.folder)
         self.model: dict[str, tuple[str, dict[str, Any], int]] = {}
@@ -370,6 +372,7 @@ class BankMachine(RuleBasedStateMachine):
                 pass
             self.bank.close()
             shutil.rmtree(self.folder)
+            self.patch.undo()
 
 
 TestBankMachine = BankMachine.TestCase
