@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -117,7 +119,7 @@ class VectorIndex:
                 self._call(part, "delete", ids=[str(keys[place]) for place in places[start : start + size]])
 
     def query(
-        self, vector: Vector, limit: int, where: dict[str, Any] | None = None, parts: Iterable[int] = (0,)
+        self, vector: Vector, limit: int, where: dict[str, Any] | None = None, parts: Sequence[int] = (0,)
     ) -> list[tuple[int, float]]:
         """The nearest entries, nearest first, with their cosine.
 
@@ -125,17 +127,23 @@ class VectorIndex:
             vector: ``[dims]`` float32.
             limit: Most entries to return, at least 1.
             where: A Chroma filter.
-            parts: The parts to search, see :attr:`part`.
+            parts: The parts to search, side by side; see :attr:`part`.
 
         Raises:
             IndexBrokenError: Chroma failed.
         """
-        pairs: list[tuple[int, float]] = []
-        for part in parts:
+
+        def nearest(part: int) -> list[tuple[int, float]]:
             found = self._call(
                 part, "query", query_embeddings=vector[None], n_results=limit, where=where, include=["distances"]
             )
-            pairs += zip(map(int, found["ids"][0]), (1.0 - float(far) for far in found["distances"][0]), strict=True)
+            pairs = zip(found["ids"][0], found["distances"][0], strict=True)
+            return [(int(key), 1.0 - float(distance)) for key, distance in pairs]
+
+        if len(parts) < 2:
+            return [pair for part in parts for pair in nearest(part)]
+        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1), thread_name_prefix="cmt-memory-part") as beside:
+            pairs = [pair for found in beside.map(nearest, parts) for pair in found]
         return sorted(pairs, key=lambda pair: -pair[1])[:limit]
 
     def keys(self) -> list[int]:
