@@ -17,7 +17,8 @@ RECIPES = ("facts-cpu", "squad", "paper", "mac")
 @config_option("run")
 @json_option
 @debug_option
-def train(path: Path, as_json: bool) -> None:
+@click.pass_context
+def train(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Train a compressor for any LM: the LM is not changed, its memories get better.
 
     \b
@@ -44,7 +45,11 @@ def train(path: Path, as_json: bool) -> None:
     quiet()
     from cmt_memory.training.run import run_training
 
-    result = run_training(config, show_progress=True)
+    try:
+        result = run_training(config, show_progress=True)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: the same command goes on from the last checkpoint in {config.folder}.", err=True)
+        ctx.exit(1)
     if int(os.environ.get("RANK", "0")):
         return  # torchrun's other processes have nothing to add
     if as_json:

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 
-from cmt_memory.errors import GateFailedError, InvalidInputError
+from cmt_memory.bank.lock import FolderLock
+from cmt_memory.errors import GateFailedError, InvalidInputError, StoreLockedError
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.modeling import CMTModel
@@ -42,6 +44,8 @@ from cmt_memory.training.units import AnswerUnit, Units, shortened
 logger = logging.getLogger(__name__)
 
 SETTINGS, DONE, MODEL, OVERFIT = "settings.json", "done.json", "model", "overfit.json"
+_MAY_CHANGE = {"output", "log_every", "save_every", "keep_checkpoints"}
+"""Settings that change nothing of what is learned."""
 _NEEDED = {"peft": "peft", "matplotlib": "matplotlib", "tensorboard": "tensorboard", "yaml": "pyyaml"}
 
 
@@ -68,7 +72,8 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
         show_progress: draw a progress bar and print the log, on the standard error stream.
 
     Raises:
-        InvalidInputError: data, LM and settings do not go together, or the folder holds a run of other settings.
+        InvalidInputError: data, LM and settings do not go together, or the folder holds a run of other settings, or
+            one that is under way.
         GateFailedError: a measurement says that the run is hopeless.
     """
     _check_installed()
@@ -82,15 +87,16 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
     held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
     before = module_digest([model.lm.model])
     learner = Learner(model, config.objectives, config.batch_tokens)
-    _settle(config)
-    _check_overfit(config, learner, data["answers"])
-    log: list[dict[str, Any]] = []
-    for number in range(len(config.stages)):
-        log += _run_stage(config, number, steps, learner, data, held_out, show_progress)
-    after = module_digest([model.lm.model])
-    if before != after:
-        raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
-    return _finish(config, learner, held_out, log, after)
+    with _alone(config.folder):
+        _settle(config)
+        _check_overfit(config, learner, data["answers"])
+        log: list[dict[str, Any]] = []
+        for number in range(len(config.stages)):
+            log += _run_stage(config, number, steps, learner, data, held_out, show_progress)
+        after = module_digest([model.lm.model])
+        if before != after:
+            raise GateFailedError("The frozen LM's weights changed during training, so its memories cannot be trusted.")
+        return _finish(config, learner, held_out, log, after)
 
 
 def _check_installed() -> None:
@@ -107,7 +113,7 @@ def _check_folder(config: TrainConfig) -> None:
     if path.exists():
         # What a file of an earlier version does not name has the value it has unless given.
         theirs = checked(json.loads(path.read_text("utf-8")), str(path)).as_json()
-        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        differing = sorted(key for key in mine.keys() - _MAY_CHANGE if mine[key] != theirs[key])
         if differing:
             raise InvalidInputError(
                 f"{config.folder} holds a run of other settings: {', '.join(differing)} differ. Choose another output, "
@@ -120,10 +126,26 @@ def _check_folder(config: TrainConfig) -> None:
             )
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep another run out of a folder, which is made where it is not there yet."""
+    if _rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(folder / "lock", shared=False)
+    except StoreLockedError:
+        raise InvalidInputError(f"Another training is under way in {folder}: wait, or choose another output.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _settle(config: TrainConfig) -> None:
     """Remember the settings in the run's folder, once all that they name was found."""
     if _rank() == 0:
-        config.folder.mkdir(parents=True, exist_ok=True)
         partial = config.folder / f"{SETTINGS}.partial"
         partial.write_text(json.dumps(config.as_json(), indent=2) + "\n", "utf-8")
         partial.replace(config.folder / SETTINGS)

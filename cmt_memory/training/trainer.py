@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from cmt_memory.errors import InvalidInputError
+from cmt_memory.errors import GateFailedError, InvalidInputError
 from cmt_memory.model.parts import own_tensors
 from cmt_memory.progress import Progress
 from cmt_memory.training.config import Stage, TrainConfig
@@ -150,12 +151,21 @@ class CMTTrainer(Trainer):
         return (losses["loss"], losses) if return_outputs else losses["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each objective's mean since the last line, over all processes."""
+        """Add each objective's mean since the last line, over all processes.
+
+        Raises:
+            GateFailedError: one is no number. A line comes before every checkpoint, so the last one is from before.
+        """
         if "loss" in logs:
             totals: Tensor = self.accelerator.reduce(self._sums.to(self.accelerator.device), reduction="sum")
             means = zip(LOSSES, *totals.tolist(), strict=True)
             logs |= {f"loss_{name}": total / count for name, total, count in means if count}
             self._sums = torch.zeros_like(self._sums)
+            if not all(math.isfinite(value) for name, value in logs.items() if name.startswith("loss")):
+                raise GateFailedError(
+                    f"The loss is no number any more by step {self.state.global_step} of {self.state.max_steps}: "
+                    "choose a lower learning rate or max_grad_norm, and another output."
+                )
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -101,6 +101,15 @@ def test_what_goes_wrong_later_is_one_line(cmt, tmp_path):
     cmt("eval", "--config", tmp_path / "none.yaml", code=2)
 
 
+def test_ctrl_c_says_how_to_go_on(cmt, lm, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmt_memory.evaluation.experiments.run_evaluation", interrupt)
+    said = cmt("eval", "--config", run_file(tmp_path, lm), code=1).stderr
+    assert "Interrupted: what was answered is in" in said
+
+
 def test_help_teaches(cmt):
     text = " ".join(cmt("eval", "--help").stdout.split())
     for said in (

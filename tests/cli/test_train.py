@@ -75,6 +75,15 @@ def test_a_wrong_file_is_told_before_anything_is_loaded(cmt, tmp_path, change, s
     assert not (tmp_path / "run").exists()
 
 
+def test_ctrl_c_says_how_to_go_on(cmt, lm, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmt_memory.training.run.run_training", interrupt)
+    said = cmt("train", "--config", run_file(tmp_path, lm), code=1).stderr
+    assert f"Interrupted: the same command goes on from the last checkpoint in {tmp_path / 'run'}." in said
+
+
 def test_files_that_are_no_settings(cmt, tmp_path):
     (tmp_path / "a.yaml").write_text("a: [")
     assert "not valid YAML" in cmt("train", "--config", tmp_path / "a.yaml", code=2).stderr

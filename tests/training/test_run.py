@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from cmt_memory import CMTMemoryStore, CMTModel
 from cmt_memory.errors import FingerprintMismatchError, GateFailedError, InvalidInputError
 from cmt_memory.training.config import checked
+from cmt_memory.training.learner import Learner
 from cmt_memory.training.run import run_training
 from cmt_memory.training.trainer import CMTTrainer
 from tests.tiny import DOCUMENTS, QUESTION, save_tiny
@@ -139,6 +140,46 @@ def test_a_finished_run_is_not_trained_again(lm, whole, monkeypatch):
 def test_the_folder_of_another_run_is_refused(lm, whole):
     with pytest.raises(InvalidInputError, match="seed differ"):
         run_training(checked(settings(lm, whole.model.parent, seed=1), "test"))
+
+
+def test_a_run_that_was_moved_goes_on_with_another_rhythm_of_its_log(lm, tmp_path):
+    values = settings(lm, tmp_path / "here", stages=[ANSWERS])
+    before = run_training(checked(values, "test"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = values | {"output": str(tmp_path / "there"), "log_every": 3, "save_every": 5, "keep_checkpoints": 1}
+    assert losses(run_training(checked(moved, "test")).log) == losses(before.log)
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(lm, tmp_path, monkeypatch):
+    config, refused = checked(settings(lm, tmp_path / "run", stages=[ANSWERS | {"steps": 2}]), "test"), []
+    step = CMTTrainer.training_step
+
+    def training_twice(self, *args, **kwargs):
+        if not refused:
+            with pytest.raises(InvalidInputError, match=r"Another training is under way in .*run: wait") as error:
+                run_training(config)
+            refused.append(error)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(CMTTrainer, "training_step", training_twice)
+    run = run_training(config)
+    assert refused
+    assert losses(run_training(config).log) == losses(run.log)
+
+
+@pytest.mark.parametrize("stage", [PRETRAIN, ANSWERS])
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(lm, tmp_path, monkeypatch, stage):
+    config = checked(settings(lm, tmp_path / "run", stages=[stage | {"steps": 6}], log_every=5), "test")
+    forward, calls = Learner.forward, []
+
+    def spoiled(self, unit):
+        calls.append(unit)
+        return {name: loss * (float("nan") if len(calls) > 2 else 1.0) for name, loss in forward(self, unit).items()}
+
+    monkeypatch.setattr(Learner, "forward", spoiled)
+    with pytest.raises(GateFailedError, match="no number any more by step 4 of 6: choose a lower learning rate"):
+        run_training(config)
+    assert [path.name for path in (tmp_path / "run/stage-0").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_what_a_run_leaves(lm, whole, tmp_path):
