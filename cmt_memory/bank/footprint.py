@@ -50,18 +50,30 @@ def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
     found = {name: path.stat() for name, path in _files(folder)}
     return {name: status.st_size for name, status in found.items()} == {
         name: known[0] for name, known in files.items()
-    } and all(found[name].st_mtime_ns == known[1] or _crc(folder / name) == known[2] for name, known in files.items())
+    } and all(found[name].st_mtime_ns == known[1] or _has_crc(folder / name, known[2]) for name, known in files.items())
+
+
+def dated(folder: Path, files: Footprint) -> Footprint:
+    """What :func:`seal` found, with the times that the files, which are still those bytes, have now."""
+    return {name: [size, (folder / name).stat().st_mtime_ns, crc] for name, (size, _, crc) in files.items()}
 
 
 def is_sound(folder: Path, files: Footprint) -> bool:
     """Whether every byte of the files is as :func:`seal` found it."""
-    return all((folder / name).is_file() and _crc(folder / name) == known[2] for name, known in files.items())
+    return all(_has_crc(folder / name, known[2]) for name, known in files.items())
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
     if not folder.is_dir():
         return [("", folder)] if folder.exists() else []
     return [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _has_crc(path: Path, expected: int) -> bool:
+    try:
+        return _crc(path) == expected
+    except OSError:  # gone, or the disk cannot read it any more
+        return False
 
 
 def _crc(path: Path) -> int:

@@ -82,7 +82,16 @@ class VectorIndex:
         Raises:
             IndexBrokenError: Chroma cannot tell.
         """
-        return sum(int(self._call(part, "count")) for part in self._parts())
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[int, int]:
+        """Number of entries of each part that has any.
+
+        Raises:
+            IndexBrokenError: Chroma cannot tell.
+        """
+        found = {part: int(self._call(part, "count")) for part in self._parts()}
+        return {part: count for part, count in found.items() if count}
 
     def upsert(self, keys: Sequence[int], vectors: Vector, metadatas: Sequence[Mapping[str, Any]]) -> None:
         """Write entries.
@@ -142,8 +151,12 @@ class VectorIndex:
 
         if len(parts) < 2:
             return [pair for part in parts for pair in nearest(part)]
-        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1), thread_name_prefix="cmt-memory-part") as beside:
-            pairs = [pair for found in beside.map(nearest, parts) for pair in found]
+        workers = min(len(parts), os.cpu_count() or 1)
+        try:
+            with ThreadPoolExecutor(workers, thread_name_prefix="cmt-memory-part") as beside:
+                pairs = [pair for found in beside.map(nearest, parts) for pair in found]
+        except RuntimeError:  # no thread can be had, as when the interpreter is ending
+            pairs = [pair for part in parts for pair in nearest(part)]
         return sorted(pairs, key=lambda pair: -pair[1])[:limit]
 
     def keys(self) -> list[int]:
@@ -195,8 +208,12 @@ class VectorIndex:
         return not self.embedded or footprint.is_as_left(self._folder, record)
 
     def is_sound(self, files: Footprint) -> bool:
-        """Whether every byte of an embedded index's files, not in use yet, is as :meth:`seal` found it."""
-        return not self.embedded or footprint.is_sound(self._folder, files)
+        """Whether every byte of an embedded index's files, unless Chroma has them, is as :meth:`seal` found it."""
+        return not self.embedded or self._client is not None or footprint.is_sound(self._folder, files)
+
+    def dated(self, files: Footprint) -> Footprint:
+        """What :meth:`seal` found of files that :meth:`is_as_left` took for the same, with the times they have now."""
+        return footprint.dated(self._folder, files)
 
     def outline(self) -> Footprint:
         """What to note of an embedded index's files while it is in use."""
@@ -320,9 +337,13 @@ class VectorIndex:
                 "the next write or at the next opening."
             ) from error
 
-    def _connect(self) -> ClientAPI:
+    def check_open(self) -> None:
+        """Raise ``StoreClosedError`` where the index was closed: its files may be another's by now."""
         if self._closed:
             raise StoreClosedError("the store was closed; open it again to use it.")
+
+    def _connect(self) -> ClientAPI:
+        self.check_open()
         if self._client is None:
             import chromadb
             from chromadb.api.shared_system_client import SharedSystemClient

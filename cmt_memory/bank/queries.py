@@ -271,12 +271,23 @@ class Queries:
         return int(self._all(f"SELECT count(indexed) FROM {table.flags}")[0][0])
 
     def parts(self, size: int, table: VectorTable = RETRIEVAL) -> list[int]:
-        """Which ranges of ``size`` keys have a passage with a vector."""
-        sql = f"SELECT min({table.key}) FROM {table.flags} WHERE indexed IS NOT NULL AND {table.key} >= ?"
+        """Which ranges of ``size`` keys have a passage that the index has confirmed."""
+        sql = f"SELECT min({table.key}) FROM {table.flags} WHERE indexed = 1 AND {table.key} >= ?"
         found = list[int]()
         while (first := self._all(sql, [size * (found[-1] + 1) if found else 0])[0][0]) is not None:
             found.append(first // size)
         return found
+
+    def counts(self, size: int, table: VectorTable = RETRIEVAL) -> dict[int, int]:
+        """Number of passages with a vector in each range of ``size`` keys that has any."""
+        sql = f"SELECT count(indexed) FROM {table.flags} WHERE {table.key} >= ? AND {table.key} < ?"
+        with self._database.read() as connection:
+            (last,) = connection.execute(f"SELECT max({table.key}) FROM {table.flags}").fetchone()
+            found = {
+                part: int(connection.execute(sql, (part * size, (part + 1) * size)).fetchone()[0])
+                for part in range(0 if last is None else last // size + 1)
+            }
+        return {part: count for part, count in found.items() if count}
 
     def to_index(self, table: VectorTable = RETRIEVAL) -> list[int]:
         """Keys that the index has not confirmed."""

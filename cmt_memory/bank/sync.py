@@ -51,7 +51,7 @@ class SyncedIndex:
         self._behind = False
         self._record: dict[str, Any] = {"closed": False, "files": {}}
         self._sealed: Footprint = {}
-        self._unused: int | None = None
+        self._unused: dict[int, int] | None = None
 
     def repair(self) -> None:
         """Put right what an interrupted process left: at opening, before anything else.
@@ -69,10 +69,15 @@ class SyncedIndex:
                 return
             left = self._record["files"] if self._index.embedded and self._record["closed"] else None
             in_order = bool(left) and not (stale or waiting)
-            self._note_files(self._index.outline(), closed=False)
             if in_order:
-                self._unused = self._queries.count_vectors(self._table)
+                self._sealed = self._index.dated(self._sealed)
+                self._note_files(self._sealed, closed=True)
+                self._unused = self._expected()
                 return
+            if left and not self._index.is_sound(self._sealed):
+                self._try_rebuild("its files are not as they were left", self._rebuilds)
+                return
+            self._note_files(self._index.outline(), closed=False)
             if not self._queries.count_vectors(self._table):
                 if stale and not self._folder_lock.shared:  # what comes next may have another dimension
                     self._try_rebuild("all it held was dropped", self._rebuilds)
@@ -81,7 +86,7 @@ class SyncedIndex:
                     return
             rebuilds = self._rebuilds
             self.sync()
-            if self._index.count() == self._queries.count_vectors(self._table):
+            if self._index.counts() == self._expected():
                 self._tidy()
                 if (stale or waiting) and not self._folder_lock.shared and rebuilds == self._rebuilds:
                     logger.warning(
@@ -93,9 +98,9 @@ class SyncedIndex:
             self._behind = True
             if not self._folder_lock.make_exclusive():
                 return
-            found, expected = self._index.count(), self._queries.count_vectors(self._table)
+            found, expected = self._index.counts(), self._expected()
             if found != expected:
-                self.rebuild(f"it held {found} passages and the ledger {expected}")
+                self.rebuild(_mismatch(found, expected))
         except IndexBrokenError as error:
             self._try_rebuild(str(error), self._rebuilds)
         except StoreFullError as error:
@@ -154,6 +159,7 @@ class SyncedIndex:
             StoreFullError: The disk has no room.
         """
         with self._lock:
+            self._index.check_open()
             self._behind = True
             if not self._folder_lock.make_exclusive():
                 raise StoreLockedError(
@@ -225,8 +231,9 @@ class SyncedIndex:
                     self.rebuild("its files are not as they were left")
                 elif any(self.compare()):
                     self.rebuild("it differed from the ledger")
-            self._index.tidy()
-            self._note_files(self._index.outline(), closed=False)
+            if self._unused is None:
+                self._index.tidy()
+                self._note_files(self._index.outline(), closed=False)
 
     def compare(self) -> tuple[list[int], list[int], list[int]]:
         """Keys that the index lacks, has beyond the ledger's, or has with another vector than the ledger."""
@@ -250,9 +257,14 @@ class SyncedIndex:
             return sorted(missing), sorted(found - alive.union(expected, dropped)), differing
 
     def close(self) -> None:
-        """Close the index and note what its files look like; one that is behind is not closed in order."""
+        """Close the index and note what its files look like; one that is behind is not closed in order.
+
+        Of one that was not used, what was noted before stays: nobody was to change it.
+        """
         with self._lock:
             self._index.close()
+            if self._unused is not None and self._record["closed"]:
+                return
             with suppress(CMTError):  # without the note, the next opening takes what is on disk for a kill's
                 files = self._index.outline() if self._behind else self._index.seal(self._sealed)
                 self._note_files(files, closed=not self._behind)
@@ -269,10 +281,12 @@ class SyncedIndex:
             if self._unused is not None:
                 if not self._index.is_sound(self._sealed):
                     raise IndexBrokenError("its files are not as they were left")
-                found, expected = self._index.count(), self._unused
-                if found != expected:
-                    raise IndexBrokenError(f"it held {found} passages and the ledger {expected}")
                 with suppress(CMTError):  # without the note, what is on disk after a kill is taken for torn
+                    self._note_files(self._index.outline(), closed=False)
+                found = self._index.counts()
+                if found != self._unused:
+                    raise IndexBrokenError(_mismatch(found, self._unused))
+                with suppress(CMTError):  # as above
                     self._tidy()
                 self._unused = None
 
@@ -293,8 +307,14 @@ class SyncedIndex:
     def _catch_up(self) -> bool:
         """Whether the index holds all there is again."""
         with self._lock, suppress(CMTError):
-            self._behind = self._index.count() != self._queries.count_vectors(self._table)
+            self._first_use()
+            waiting = self._index.counts() != self._expected() or self._queries.to_index(self._table)
+            self._behind = bool(waiting)  # the parts of what is not confirmed are not searched
         return not self._behind
+
+    def _expected(self) -> dict[int, int]:
+        """How many entries each part of the index should have."""
+        return self._queries.counts(self._index.part, self._table)
 
     def _tidy(self) -> None:
         """Leave nothing in the files but what the index holds; where they cannot be written, at the next chance."""
@@ -334,6 +354,13 @@ if hasattr(os, "register_at_fork"):
 
 def _search_without(error: CMTError) -> None:
     logger.warning("searching without the index for now: %s", error)
+
+
+def _mismatch(found: dict[int, int], expected: dict[int, int]) -> str:
+    counts = sum(found.values()), sum(expected.values())
+    if counts[0] == counts[1]:
+        return "its passages were divided into other parts"
+    return f"it held {counts[0]} passages and the ledger {counts[1]}"
 
 
 def _full(error: IndexBrokenError) -> StoreFullError:

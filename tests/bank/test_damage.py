@@ -16,7 +16,7 @@ import pytest
 
 from cmt_memory.bank import footprint
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.errors import CMTError, StoreCorruptError
+from cmt_memory.errors import CMTError, StoreClosedError, StoreCorruptError
 from tests.bank.helpers import lexicon_is_sound, slots, stored, vector
 
 PIECES = 10
@@ -125,6 +125,95 @@ def test_a_bit_that_the_disk_lost_is_found_before_chroma_reads_it(
         check(bank)
     assert len(warnings_seen) == 1
     assert f"rebuilt the index of {PASSAGES} passages" in warnings_seen[0]
+
+
+def rot(folder: Path, *, seen: bool = False) -> None:
+    """Change what is in a file of the index, and only where it is to be ``seen`` its time of change."""
+    (victim,) = (folder / "chroma").rglob("data_level0.bin")
+    times = victim.stat()
+    victim.write_bytes(scramble(bytearray(victim.read_bytes()), random.Random(0)))
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns + seen))
+
+
+@pytest.fixture
+def rotten(closed: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    MemoryBank(folder).close()  # notes the copy's times
+    rot(folder)
+    return folder
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_opening_and_no_use_forgets_no_checksum(rotten: Path, tmp_path: Path, warnings_seen: list[str], end: str):
+    with closing(MemoryBank(rotten)):
+        shutil.copytree(rotten, tmp_path / "killed")
+    with closing(MemoryBank(rotten if end == "close" else tmp_path / "killed")) as bank:
+        check(bank)
+    assert len(warnings_seen) == 1
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_rots_in_a_store_that_is_open_and_not_used_is_found(
+    closed: Path, tmp_path: Path, warnings_seen: list[str], seen: bool
+):
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    with closing(MemoryBank(folder)):
+        rot(folder, seen=seen)
+    with closing(MemoryBank(folder)) as bank:
+        check(bank)
+    assert len(warnings_seen) == 1
+
+
+def test_checksums_are_compared_before_what_waits_is_written(rotten: Path, warnings_seen: list[str]):
+    """As for the memories' index after a time without it."""
+    with closing(MemoryBank(rotten)) as bank:
+        bank._ledger.delete(["d0"])
+        bank._ledger.put([stored("d0", "text of 0 in ten pieces", {"n": 0}, pieces=PIECES)], keep_text=True)
+    with closing(MemoryBank(rotten)) as bank:
+        check(bank)
+    assert len(warnings_seen) == 1
+    assert "files are not as they were left" in warnings_seen[0]
+
+
+def test_a_file_that_the_disk_cannot_read_is_rebuilt(
+    closed: Path, tmp_path: Path, warnings_seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    with closing(MemoryBank(folder)) as bank:
+        with monkeypatch.context() as disk:
+            disk.setattr(footprint, "_crc", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+            bank.search_vectors(vector(1), 1)
+        check(bank)
+    assert len(warnings_seen) == 1
+
+
+def test_rot_in_an_index_that_cannot_be_deleted_is_never_searched(
+    rotten: Path, warnings_seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as stuck, closing(MemoryBank(rotten)) as bank:
+        stuck.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        check(bank)
+    assert len(warnings_seen) == 1
+    with closing(MemoryBank(rotten)) as bank:
+        check(bank)
+    assert len(warnings_seen) == 2
+
+
+def test_a_search_that_comes_after_the_close_leaves_the_next_ones_index_alone(closed: Path, tmp_path: Path):
+    folder = tmp_path / "bank"
+    shutil.copytree(closed, folder)
+    late = MemoryBank(folder)
+    late.close()
+    with closing(MemoryBank(folder)) as bank:
+        bank.put([stored("new", "ten new pieces", pieces=PIECES, seed=50_000)])
+        before = sorted((folder / "chroma").rglob("*"))
+        assert late._index is not None
+        with pytest.raises(StoreClosedError):  # it had asked whether the bank is open, and then waited for the close
+            late._index._try_rebuild("its files are not as they were left", 0)
+        assert sorted((folder / "chroma").rglob("*")) == before
 
 
 @pytest.mark.parametrize("use", [False, True])

@@ -16,6 +16,7 @@ from chromadb.config import Settings
 
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.filters import matches, parse
+from cmt_memory.errors import StoreFullError
 from tests.bank.helpers import stored, vector
 
 PART, COUNT = 7, 40
@@ -172,3 +173,54 @@ def test_a_kill_between_parts_costs_no_rebuild(tmp_path: Path, warnings_seen: li
     with contextlib.closing(MemoryBank(tmp_path / "killed")) as bank:
         check(bank, set(range(COUNT)))
     assert not warnings_seen
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_an_index_that_was_divided_otherwise_is_rebuilt(
+    tmp_path: Path, client: Any, warnings_seen: list[str], monkeypatch: pytest.MonkeyPatch, served: bool
+):
+    """As many passages as expected, but not where they are looked for."""
+    with monkeypatch.context() as before:
+        before.setattr("cmt_memory.bank.index._PART", 131_072)
+        with contextlib.closing(MemoryBank(tmp_path / "bank", client=client if served else None)) as bank:
+            bank.put(documents(range(20)))
+            bank.delete([f"d{n}" for n in range(PART + 1)])
+    with contextlib.closing(MemoryBank(tmp_path / "bank", client=client if served else None)) as bank:
+        bank.put(documents(range(20, COUNT)))
+        check(bank, set(range(PART + 1, COUNT)))
+        assert not any(differences(bank))
+    assert ["other parts" in message for message in warnings_seen] == [True]
+
+
+def test_parts_are_searched_where_no_thread_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As when the interpreter is ending."""
+    with contextlib.closing(MemoryBank(tmp_path / "bank")) as bank:
+        bank.put(documents(range(COUNT)))
+        monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+        check(bank, set(range(COUNT)))
+
+
+def test_a_part_that_is_just_begun_is_not_asked(tmp_path: Path):
+    """A Chroma server fails at times where a collection's first entries are being written."""
+    with contextlib.closing(MemoryBank(tmp_path / "bank")) as bank:
+        bank.put(documents(range(PART - 1)))
+        bank._ledger.put(documents(range(PART - 1, 2 * PART)), keep_text=True)
+        assert bank._queries.parts(PART) == [0]
+        assert bank._queries.counts(PART) == {0: PART - 1, 1: PART, 2: 1}
+        bank.put(documents(range(2 * PART, 2 * PART + 1)))
+        assert bank._queries.parts(PART) == [0, 1, 2]
+        check(bank, set(range(2 * PART + 1)))
+
+
+def test_what_the_ledger_could_not_confirm_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with contextlib.closing(MemoryBank(tmp_path / "bank")) as bank:
+        bank.put(documents(range(2 * PART)))
+        with monkeypatch.context() as full:
+            full.setattr(bank._ledger, "mark_indexed", lambda *_: (_ for _ in ()).throw(StoreFullError("full")))
+            with pytest.raises(StoreFullError):
+                bank.put(documents(range(2 * PART, COUNT)))
+        check(bank, set(range(COUNT)))
+        bank.put(documents(range(COUNT, COUNT + 1)))
+        check(bank, set(range(COUNT + 1)))
+        assert bank._index is not None
+        assert not bank._index._behind
