@@ -214,6 +214,7 @@ class Series:
         index = bank._index
         assert index is not None
         assert not index._behind
+        assert not any(index.compare())
         assert index._index.count() == passages
         with lexicon_is_sound(bank):
             pass

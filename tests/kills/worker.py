@@ -12,6 +12,7 @@ from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import chromadb  # noqa: F401  # loaded before the fork, so that every trial finds it loaded
 import numpy as np
@@ -26,6 +27,7 @@ torch.set_num_threads(1)
 
 MODELS = [tiny_model("llama", "chat", ratio=1), tiny_model("qwen3", "chat", ratio=1)]
 MODEL = MODELS[0]
+PART = 16  # of an index: a store of a million passages has as many parts as one of these
 PASSAGE_TOKENS = 220  # 84 KB of float32 keys and values: more than the ledger takes in
 
 
@@ -67,7 +69,8 @@ def made_by(path: Path) -> int:
 
 def open_store(path: Path) -> CMTMemoryStore:
     model = MODELS[made_by(path)]
-    store = CMTMemoryStore(path, model, encoder=DigestEncoder(), passage_tokens=PASSAGE_TOKENS, passage_overlap=8)
+    with patch("cmt_memory.bank.index._PART", PART):
+        store = CMTMemoryStore(path, model, encoder=DigestEncoder(), passage_tokens=PASSAGE_TOKENS, passage_overlap=8)
     store._ingestion.commit_tokens = store._settings["commit_tokens"] = 200  # several commits a call
     return store
 
