@@ -142,7 +142,7 @@ def test_adding_again_sets_the_time_anew(cmt, store, notes):
 
 def test_ctrl_c_keeps_what_was_committed(command, process, lm, tmp_path):
     line, env = command
-    records = [json.dumps({"id": str(n), "text": f"Fact {n}: " + "it is known. " * 60}) for n in range(120)]
+    records = [json.dumps({"id": str(n), "text": f"Fact {n}: " + "it is known. " * 60}) for n in range(400)]
     (tmp_path / "many.jsonl").write_text("\n".join(records))
     store = tmp_path / "mem"
     add = ["add", str(tmp_path / "many.jsonl"), "--store", str(store), "--model", str(lm), "--encoder", "none"]
@@ -154,11 +154,11 @@ def test_ctrl_c_keeps_what_was_committed(command, process, lm, tmp_path):
     assert (running.returncode, out) == (1, "")
     assert "Traceback" not in errors
     kept = len(ids(store))
-    assert f"Interrupted: {kept} of 120 documents" in errors
-    assert 0 < kept < 120
+    assert f"Interrupted: {kept} of 400 documents" in errors
+    assert 0 < kept < 400
     again = process(*add, "--json")
     assert json.loads(again.stdout)["unchanged"] == kept
-    assert len(ids(store)) == 120
+    assert len(ids(store)) == 400
 
 
 def _committed(store):
