@@ -146,7 +146,14 @@ def test_ctrl_c_keeps_what_was_committed(command, process, lm, tmp_path):
     (tmp_path / "many.jsonl").write_text("\n".join(records))
     store = tmp_path / "mem"
     add = ["add", str(tmp_path / "many.jsonl"), "--store", str(store), "--model", str(lm), "--encoder", "none"]
-    running = subprocess.Popen([*line, *add], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
+    running = subprocess.Popen(
+        [*line, *add],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background job ignores
+    )
     while running.poll() is None and not _committed(store):
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
