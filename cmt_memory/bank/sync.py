@@ -61,20 +61,18 @@ class SyncedIndex:
         them. What cannot be put right is logged, and searches are exact until it is.
         """
         self._record = self._queries.meta(self._table.files) or self._record
-        self._sealed = self._record["files"] if self._record["closed"] else {}
+        self._sealed = self._record["files"] if self._index.embedded and self._record["closed"] else {}
         stale, waiting = self._queries.stale(self._table), self._queries.to_index(self._table)
         try:
             if not self._index.is_as_left(self._record):
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
-            left = self._record["files"] if self._index.embedded and self._record["closed"] else None
-            in_order = bool(left) and not (stale or waiting)
-            if in_order:
+            if self._sealed and not (stale or waiting):
                 self._sealed = self._index.dated(self._sealed)
                 self._note_files(self._sealed, closed=True)
                 self._unused = self._expected()
                 return
-            if left and not self._index.is_sound(self._sealed):
+            if not self._index.is_sound(self._sealed):
                 self._try_rebuild("its files are not as they were left", self._rebuilds)
                 return
             self._note_files(self._index.outline(), closed=False)
