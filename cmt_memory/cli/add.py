@@ -18,6 +18,7 @@ from cmt_memory.cli.options import (
     model_option,
     open_store,
     ratio_option,
+    resumable,
     store_option,
     ttl_option,
 )
@@ -37,9 +38,7 @@ from cmt_memory.errors import InvalidInputError
 @ttl_option
 @json_option
 @debug_option
-@click.pass_context
 def add(
-    ctx: click.Context,
     paths: tuple[Path, ...],
     path: Path,
     model: str | None,
@@ -74,18 +73,18 @@ def add(
     kept: list[str] = []
     settings = (model, ratio, latent, encoder)
     if todo or stale or any(value is not None for value in settings):
-        try:
-            with open_store(path, model=model, ratio=ratio, latent=latent, encoder=encoder) as store:
-                store.add_documents(todo, show_progress=sys.stderr.isatty(), on_progress=kept.extend, ttl=ttl)
-                if stale:
-                    store.delete(stale)
-        except KeyboardInterrupt:
-            click.echo(
-                f"Interrupted: {len(kept)} of {len(todo)} documents were added to {path} and are kept. "
-                "The same command goes on from there.",
-                err=True,
-            )
-            ctx.exit(1)
+        with (
+            resumable(
+                lambda: (
+                    f"{len(kept)} of {len(todo)} documents were added to {path} and are kept. "
+                    "The same command goes on from there."
+                )
+            ),
+            open_store(path, model=model, ratio=ratio, latent=latent, encoder=encoder) as store,
+        ):
+            store.add_documents(todo, show_progress=sys.stderr.isatty(), on_progress=kept.extend, ttl=ttl)
+            if stale:
+                store.delete(stale)
     _report(path, reading, changes, stale, ttl, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet
+from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet, resumable
 from cmt_memory.cli.output import print_json
 
 
@@ -15,8 +15,7 @@ from cmt_memory.cli.output import print_json
 @config_option("evaluation")
 @json_option
 @debug_option
-@click.pass_context
-def evaluate(ctx: click.Context, path: Path, as_json: bool) -> None:
+def evaluate(path: Path, as_json: bool) -> None:
     """Ask the same questions from memories, from the text they were made of, and from less; compare the answers.
 
     A file that evaluates the bundled model on a SQuAD-format file:
@@ -53,11 +52,8 @@ def evaluate(ctx: click.Context, path: Path, as_json: bool) -> None:
     from cmt_memory.evaluation.experiments import run_evaluation
     from cmt_memory.evaluation.report import write_report
 
-    try:
+    with resumable(lambda: f"what was answered is in {config.folder}; the same command goes on."):
         results = run_evaluation(config, command=f"cmt-memory eval --config {path.name}", show_progress=True)
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted: what was answered is in {config.folder}; the same command goes on.", err=True)
-        ctx.exit(1)
     report = write_report(results, config.folder)
     if as_json:
         print_json(results)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -54,6 +55,16 @@ def config_option(of: str) -> Callable[[F], F]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help=f"YAML file of the {of}.",
     )
+
+
+@contextmanager
+def resumable(kept: Callable[[], str]) -> Iterator[None]:
+    """End with code 1 on Ctrl-C, and with a sentence on what was `kept` for the same command to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: {kept()}", err=True)
+        raise click.exceptions.Exit(1) from None
 
 
 def checked_config(read: Callable[[Path], S], path: Path) -> S:

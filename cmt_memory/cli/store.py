@@ -20,6 +20,7 @@ from cmt_memory.cli.options import (
     model_for_recompress,
     model_option,
     ratio_option,
+    resumable,
     store_option,
 )
 from cmt_memory.cli.output import print_json, size
@@ -245,9 +246,7 @@ def compact(path: Path, as_json: bool) -> None:
 )
 @json_option
 @debug_option
-@click.pass_context
 def recompress(
-    ctx: click.Context,
     path: Path,
     model: str | None,
     ratio: int | None,
@@ -275,15 +274,13 @@ def recompress(
 
             loaded = settle_model(bank, loaded)
         settings, documents = {"slot_dtype": slot_dtype}, len(bank)
-        try:
-            make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
-        except KeyboardInterrupt:
-            click.echo(
-                f"Interrupted: {len(done)} of {documents} documents have new memories, which are kept. "
-                "The same command goes on from there.",
-                err=True,
+        with resumable(
+            lambda: (
+                f"{len(done)} of {documents} documents have new memories, which are kept. "
+                "The same command goes on from there."
             )
-            ctx.exit(1)
+        ):
+            make_anew(bank, loaded, settings=settings, show_progress=sys.stderr.isatty(), on_progress=done.extend)
     config = loaded.config
     if as_json:
         found = {"documents": documents, "recompressed": len(done)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet
+from cmt_memory.cli.options import checked_config, config_option, debug_option, json_option, quiet, resumable
 from cmt_memory.cli.output import print_json
 
 RECIPES = ("facts-cpu", "squad", "paper", "mac")
@@ -17,8 +17,7 @@ RECIPES = ("facts-cpu", "squad", "paper", "mac")
 @config_option("run")
 @json_option
 @debug_option
-@click.pass_context
-def train(ctx: click.Context, path: Path, as_json: bool) -> None:
+def train(path: Path, as_json: bool) -> None:
     """Train a compressor for any LM: the LM is not changed, its memories get better.
 
     \b
@@ -45,11 +44,8 @@ def train(ctx: click.Context, path: Path, as_json: bool) -> None:
     quiet()
     from cmt_memory.training.run import run_training
 
-    try:
+    with resumable(lambda: f"the same command goes on from the last checkpoint in {config.folder}."):
         result = run_training(config, show_progress=True)
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted: the same command goes on from the last checkpoint in {config.folder}.", err=True)
-        ctx.exit(1)
     if int(os.environ.get("RANK", "0")):
         return  # torchrun's other processes have nothing to add
     if as_json:
