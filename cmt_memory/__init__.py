@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         CMTError,
         FingerprintMismatchError,
         InvalidInputError,
+        MissingIntegrationError,
         StoreClosedError,
         StoreCorruptError,
         StoreLockedError,
@@ -34,6 +35,7 @@ _EXPORTS = {
     "FingerprintMismatchError": "cmt_memory.errors",
     "InvalidInputError": "cmt_memory.errors",
     "StoreClosedError": "cmt_memory.errors",
+    "MissingIntegrationError": "cmt_memory.errors",
     "StoreCorruptError": "cmt_memory.errors",
     "StoreLockedError": "cmt_memory.errors",
     "UnsupportedModelError": "cmt_memory.errors",
@@ -52,6 +54,7 @@ __all__ = [  # noqa: RUF022 - by role, most used first
     "StoreLockedError",
     "StoreClosedError",
     "StoreCorruptError",
+    "MissingIntegrationError",
     "__version__",
 ]
 

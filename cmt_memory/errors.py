@@ -37,3 +37,7 @@ class StoreCorruptError(CMTError):
 
 class GateFailedError(CMTError):
     """A measurement during training says that the run is hopeless; the message says which."""
+
+
+class MissingIntegrationError(CMTError, ImportError):
+    """A distribution that adapts a store to a framework is not installed; the message names the extra."""

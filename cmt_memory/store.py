@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from cmt_memory.adapters import Adapters
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
@@ -31,11 +32,11 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore(Upkeep, AsyncTwins):
+class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
-    A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method has
-    an async twin, `a` + its name, that never blocks the event loop.
+    A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method
+    has an async twin, `a` + its name, that never blocks the event loop (but the `as_…` ones, which only wrap it).
 
     Args:
         path: the store's folder; made if missing.
