@@ -64,7 +64,7 @@ class Projection(nn.Module):
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Projection:
         """The inverse of `tensors`."""
-        return cls(tensors["projection.mean"], tensors["projection.encoder"], tensors["projection.decoder"])
+        return cls(*(tensors[f"projection.{name}"].float() for name in ("mean", "encoder", "decoder")))
 
     def tensors(self) -> dict[str, Tensor]:
         """What to save, by name."""

@@ -266,14 +266,25 @@ class CMTModel:
         """The tensors beside the LM that memories depend on, for `with_state`."""
         return self._parts.state()
 
-    def save_pretrained(self, directory: str | os.PathLike[str], *, include_lm: bool = False) -> None:
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, include_lm: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
         """Write `config.json` and `cmt.safetensors`.
 
         The LM, and the text encoder of a compressor that has one, are named, and copied only with `include_lm=True`.
+
+        Args:
+            directory: the folder; made if missing.
+            include_lm: copy them too.
+            dtype: what the tensors are kept in, such as `torch.bfloat16` for half the bytes; float32 unless given. What
+                is loaded then is a model of rounded weights, with a fingerprint of its own.
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.saved_config()
+        config, tensors = self.saved_config(), self.state()
+        if dtype is not None:
+            tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+            config = self.with_state(self.config, tensors).saved_config()
         if include_lm:
             save_lm(self.lm.model, self.lm.tokenizer, folder / "lm")
             config.lm = "./lm"
@@ -285,7 +296,7 @@ class CMTModel:
                 "The LM was passed as an object that was not loaded from a path or hub id, so it cannot be named; "
                 "save it too with save_pretrained(directory, include_lm=True)."
             )
-        save_file(self.state(), folder / "cmt.safetensors")
+        save_file(tensors, folder / "cmt.safetensors")
         text = json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
         (folder / "config.json").write_text(text + "\n", "utf-8")
 

@@ -112,6 +112,8 @@ class Stage(Strict):
         weight_decay: of the adapters and maps.
         max_grad_norm: longest gradient.
         documents: see `Episodes.documents`; only in this stage.
+        ratios: those of the run's `ratios` that batches are drawn at, where not all: fewer tokens per slot are learned
+            sooner, and help with more.
     """
 
     task: Literal["pretrain", "answers"]
@@ -126,6 +128,7 @@ class Stage(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     documents: Counts | None = None
+    ratios: tuple[int, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
@@ -265,6 +268,9 @@ class TrainConfig(Strict):
         default = TrainConfig.model_fields["ratios"].default
         if encoder and (self.ratio is not None or self.ratios != default):
             raise ValueError("compressor `encoder` has `encoder.slots`, not `ratios` and `ratio`; leave them out")
+        for number, stage in enumerate(self.stages):
+            if unknown := sorted(set(stage.ratios or ()) - set(self.used_ratios)):
+                raise ValueError(f"`stages.{number}.ratios` has {unknown}, which the run's `ratios` do not have")
         if encoder and self.adapter != AdapterConfig():
             raise ValueError("`adapter` needs `compressor: adapted`")
         return self

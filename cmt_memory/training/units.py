@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ class Units(Dataset[Unit]):
         mixture: where episodes come from.
         stage: what the stage trains on.
         episodes: how they are put together.
-        ratios: one is drawn for each unit.
+        ratios: one is drawn for each unit, where the stage has none of its own.
         steps: how many steps.
         seed: of the order and the ratios.
         chat_template_kwargs: see `CMTModel.from_llm`.
@@ -96,7 +97,7 @@ class Units(Dataset[Unit]):
         chat_template_kwargs: dict[str, object] | None = None,
     ) -> None:
         self._lm, self._mixture, self._stage, self._episodes = lm, mixture, stage, episodes
-        self._ratios, self._seed = tuple(ratios), seed
+        self._ratios, self._seed = stage.ratios or tuple(ratios), seed
         self._answers = answer_format(lm, chat_template_kwargs)
         self._count = steps * stage.gradient_accumulation
         self._longest_text = min(episodes.document_tokens, _longest_text(lm, episodes.continuation_tokens, min(ratios)))
@@ -112,7 +113,7 @@ class Units(Dataset[Unit]):
         return self._pool[1][at]
 
     def _draw(self, pool: int) -> list[Unit]:
-        """Units of one pool: episodes sorted by length and cut into batches, in a random order."""
+        """Units of one pool: episodes sorted by length and cut into batches, and steps of these in random order."""
         size = self._stage.batch
         numbers = range(pool * _POOL * size, (pool + 1) * _POOL * size)
         rng = random.Random(f"{self._seed}/pool/{pool}")
@@ -129,8 +130,12 @@ class Units(Dataset[Unit]):
             drawn.sort(key=lambda episode: max(map(len, episode[0]), default=0))
             for i, ratio in enumerate(ratios):
                 units.append(_joined(ratio, drawn[i * size : (i + 1) * size]))
-        rng.shuffle(units)
-        return units
+        together = math.gcd(
+            _POOL, self._stage.gradient_accumulation
+        )  # a step's are alike: processes wait for the longest
+        steps = [units[i : i + together] for i in range(0, _POOL, together)]
+        rng.shuffle(steps)
+        return [unit for step in steps for unit in step]
 
     def _text(self, number: int, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
         settings = self._episodes

@@ -150,6 +150,22 @@ def test_saved_and_loaded_at_another_ratio(tmp_path, family, folders):
     assert changed.fingerprint["compressor"] != loaded.fingerprint["compressor"]
 
 
+def test_saved_in_half_the_bytes(tmp_path, folders):
+    """What is loaded is the rounded model, in float32, with a fingerprint of its own."""
+    model = adapted(folder=folders["llama"], disturb=0.2)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    size = {name: (tmp_path / name / "cmt.safetensors").stat().st_size for name in ("whole", "half")}
+    assert size["half"] < 0.6 * size["whole"]
+    loaded = CMTModel.from_pretrained(tmp_path / "half")
+    named = json.loads((tmp_path / "half" / "config.json").read_text())["fingerprint"]
+    assert named == loaded.fingerprint != model.fingerprint
+    assert all(tensor.dtype == torch.float32 for tensor in loaded.state().values())
+    for one, other in zip(model.compress(DOCUMENTS), loaded.compress(DOCUMENTS), strict=True):
+        assert not torch.equal(one.slots, other.slots)
+        assert torch.cosine_similarity(one.slots, other.slots, dim=-1).min() > 0.99
+
+
 def test_ratios_that_were_not_trained_are_said(tmp_path, caplog, folders):
     model = adapted(folder=folders["llama"])
     model.config.trained_ratios = (2, 4)

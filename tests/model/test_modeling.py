@@ -194,6 +194,16 @@ def test_save_and_load(tmp_path, include_lm):
     assert CMTModel.from_pretrained(tmp_path / "cmt", ratio=8).config.ratio == 8
 
 
+def test_a_latent_saved_in_half_the_bytes(tmp_path):
+    save_tiny(tmp_path / "lm")
+    model = CMTModel.from_llm(str(tmp_path / "lm"), ratio=1, latent=24)
+    model.save_pretrained(tmp_path / "cmt", dtype=torch.bfloat16)
+    loaded = CMTModel.from_pretrained(tmp_path / "cmt")
+    [before], [after] = model.compress([LONG]), loaded.compress([LONG])
+    assert after.slots.dtype == torch.float32
+    assert torch.cosine_similarity(before.slots, after.slots, dim=-1).min() > 0.99
+
+
 def test_loading_with_another_lm_is_refused(tmp_path):
     save_tiny(tmp_path / "lm")
     CMTModel.from_llm(str(tmp_path / "lm"), ratio=2).save_pretrained(tmp_path / "cmt")

@@ -78,3 +78,9 @@ def units(model: CMTModel, task: str = "answers", batch: int = 3, steps: int = 4
     stage = Stage(task=task, steps=steps, batch=batch)
     settings = Episodes(**{"continuation_tokens": 8, "document_tokens": 96} | episodes)
     return Units(model.lm, Mixture([facts()], seed), stage, settings, [2, 4], steps, seed)
+
+
+def fact_units(**stage: object) -> Units:
+    """Units of documents with one to nine facts, at ratios 2, 4 and 8, for one stage."""
+    made = Stage(task="answers", **stage)
+    return Units(trainable().lm, Mixture([facts(facts=[1, 9])], "0"), made, Episodes(), [2, 4, 8], made.steps, "0")

@@ -365,3 +365,29 @@ def test_what_is_cut_off_is_not_asked(tmp_path):
         assert all(lm.tokenizer.decode(row.answer).strip() in text for row in unit.rows)
         counts.add(len(unit.rows))
     assert counts == {1, 2}
+
+
+def test_the_batches_of_a_step_are_of_like_length():
+    """Processes share a step, so each waits for the one with the longest documents."""
+    from tests.training.helpers import fact_units
+
+    def spread(accumulation):
+        units = fact_units(batch=2, steps=16, gradient_accumulation=accumulation)
+        longest = [max(map(len, units[number].documents)) for number in range(16)]
+        return sum(abs(longest[at] - longest[at + 1]) for at in range(0, 16, 2))
+
+    assert spread(2) < spread(1) / 2
+
+
+def test_a_stage_draws_from_its_own_ratios():
+    from tests.training.helpers import fact_units
+
+    def drawn(**stage):
+        units = fact_units(batch=1, steps=24, **stage)
+        return {units[number].ratio for number in range(24)}
+
+    assert drawn() == {2, 4, 8}
+    assert drawn(ratios=(2, 8)) == {2, 8}
+    values = {"output": "out", "train": [{"kind": "facts"}], "ratios": [2, 4, 8]}
+    with pytest.raises(InvalidInputError, match=r"stages\.0\.ratios` has \[3\], which the run's `ratios` do not have"):
+        checked(values | {"stages": [{"task": "answers", "steps": 1, "ratios": [3, 8]}]}, "test")
