@@ -17,13 +17,15 @@ from cmt_memory.model.adapters import (
 )
 from cmt_memory.model.aligner import LinearAligner
 from cmt_memory.model.capture import Rotation
-from cmt_memory.model.compressor import ReadingCompressor, pad_after_head, pool, span_positions
+from cmt_memory.model.compressor import ReadingCompressor, pad_after_head, pool, span_positions, weighted_pool
 from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.latent import fit_pca, rows_that_fit, take_tokens
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.maps import LatentDown, LatentUp
 from cmt_memory.model.memory import Memory
 
+_WEIGHING_RATE = 25
+"""How much faster than adapters the weighing learns: Adam's steps are as long for both, and it has more to go."""
 _MOST_READ = 4
 """How many times the tokens of an untrained fit are read, because pooling leaves fewer rows of them."""
 
@@ -33,7 +35,8 @@ class AdaptedCompressor(ReadingCompressor):
 
     The frozen LM reads head and document through LoRA adapters, without a causal mask unless told so; its keys and
     values of all layers are pooled and mapped to the latent. Gradients flow to adapters and map. Pooling over both
-    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784).
+    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784). In the mean each head
+    weighs positions by what it sees there, so that one token of a span can stand out; all start with the same weight.
 
     Args:
         lm: the frozen LM.
@@ -53,6 +56,7 @@ class AdaptedCompressor(ReadingCompressor):
         assert config.adapter is not None
         assert config.latent != "full"
         self.settings = config.adapter
+        self._layers = lm.layout.layers
         reader, adapters = adapted_reader(lm, config.adapter)
         if not config.adapter.causal:
             check_both_ways(lm, reader)
@@ -61,6 +65,8 @@ class AdaptedCompressor(ReadingCompressor):
         for parameter in adapters.values():  # what is trained is chosen later, and the unused never is
             parameter.requires_grad_(False)
         self.down = LatentDown(int(config.latent), lm.layout.width)
+        shapes = lm.layout.layers if config.adapter.weighted else ()
+        self.weighing = nn.ParameterList(torch.zeros(s.kv_heads, s.key_dim + s.value_dim) for s in shapes)
 
     @property
     def identity(self) -> str:
@@ -72,6 +78,7 @@ class AdaptedCompressor(ReadingCompressor):
         yield from self.down.parameters()
         if everything:
             yield from self.adapters.parameters()
+            yield from self.weighing
 
     def train(self, mode: bool = True) -> AdaptedCompressor:
         """Switch the adapters' dropout; the LM's own stays off."""
@@ -86,10 +93,11 @@ class AdaptedCompressor(ReadingCompressor):
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
         """See `Compressor.compress`; one pass of the LM, reduced layer by layer."""
         slots: Tensor | None = None
+        numbers = {lm.layout.offsets[layer.index]: number for number, layer in enumerate(lm.layout.layers)}
 
         def on_part(part: Tensor, offset: int) -> None:
             nonlocal slots
-            latent = self.down.down_block(pool(part, lengths, self.ratio), offset)
+            latent = self.down.down_block(self._pooled(part, numbers[offset], lengths), offset)
             slots = latent if slots is None else slots + latent
 
         lengths = torch.tensor([len(document) for document in documents])
@@ -99,6 +107,16 @@ class AdaptedCompressor(ReadingCompressor):
             Memory(slots[row, : self.n_slots(n)].clone(), span_positions(n, self.ratio), n)
             for row, n in enumerate(lengths.tolist())
         ]
+
+    def _pooled(self, part: Tensor, layer: int, lengths: Tensor) -> Tensor:
+        """A layer's part `[B, n, w]` as means `[B, k, w]` over spans."""
+        if not len(self.weighing) or self.ratio == 1:
+            return pool(part, lengths, self.ratio)
+        keys, values = self._layers[layer].split(part)
+        seen = torch.cat([nn.functional.layer_norm(rows, rows.shape[-1:]) for rows in (keys, values)], dim=-1)
+        scores = _WEIGHING_RATE * (seen * self.weighing[layer]).sum(-1)
+        pooled = [weighted_pool(rows, scores, lengths, self.ratio).flatten(2) for rows in (keys, values)]
+        return torch.cat(pooled, dim=-1)
 
     def read(self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_part: Callable[[Tensor, int], None]) -> None:
         """Read documents and report each layer's part `[B, n, w]`, float32, and its offset in a full slot."""

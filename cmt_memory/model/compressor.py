@@ -209,6 +209,24 @@ def pool(rows: Tensor, lengths: Tensor, ratio: int) -> Tensor:
     return means
 
 
+def weighted_pool(rows: Tensor, scores: Tensor, lengths: Tensor, ratio: int) -> Tensor:
+    """Mean of `[B, n, H, D]` rows over spans of `ratio` positions, `[B, ⌈n/ratio⌉, H, D]`, weighed by e^score.
+
+    Scores are `[B, n, H]`; where they are all alike this is `pool`. Padding does not count.
+    """
+    n = rows.shape[1]
+    spans = math.ceil(n / ratio)
+    missing = spans * ratio - n
+    inside = torch.arange(spans * ratio, device=rows.device)[None] < lengths.to(rows.device)[:, None]
+    scores = nn.functional.pad(scores, (0, 0, 0, missing)).masked_fill(
+        ~inside[..., None], torch.finfo(scores.dtype).min
+    )
+    weights = scores.unflatten(1, (spans, ratio)).softmax(2)
+    rows = nn.functional.pad(rows, (0, 0, 0, 0, 0, missing)).unflatten(1, (spans, ratio))
+    pooled: Tensor = (rows * weights[..., None]).sum(2)
+    return pooled
+
+
 def span_positions(n_tokens: int, ratio: int) -> Tensor:
     """The middle `[k]` of each span of `ratio` tokens (arXiv 2409.14364); the last span may be shorter."""
     starts = torch.arange(0, n_tokens, ratio, dtype=torch.float32)

@@ -24,6 +24,7 @@ class AdapterConfig(BaseModel):
         dropout: on the adapters' input, while training.
         targets: names of the modules to adapt, or `all-linear`.
         causal: read only from left to right. Otherwise each token sees the whole document.
+        weighted: each head learns to weigh the positions that are pooled together. Otherwise all count alike.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,7 @@ class AdapterConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     causal: bool = False
+    weighted: bool = True
 
 
 class EncoderConfig(BaseModel):

@@ -12,6 +12,7 @@ from cmt_memory import CMTGenerator, CMTMemoryStore, CMTModel
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
 from cmt_memory.model.adapted import AdaptedCompressor, start_adapted
 from cmt_memory.model.aggregator import ConcatAggregator
+from cmt_memory.model.compressor import pool, weighted_pool
 from cmt_memory.model.config import AdapterConfig, CMTConfig
 from tests.tiny import DOCUMENTS, QUESTION, save_tiny, tiny_lm, tiny_model, tokenizer
 
@@ -41,6 +42,8 @@ def adapted(family: str = "llama", *, folder=None, disturb: float = 0.0, ratio: 
         for key, parameter in compressor.adapters.items():
             if "lora_B" in key:
                 parameter.normal_(0, disturb, generator=generator) if disturb else None
+        for weighing in compressor.weighing:
+            weighing.normal_(0, disturb / 5, generator=generator) if disturb else None
     return CMTModel(base.lm, config, compressor, ConcatAggregator(), aligner)
 
 
@@ -85,6 +88,29 @@ def test_untrained_causal_adapters_are_the_pooled_compressor():
         restored = aligner.projection.up(memory.slots)
     torch.testing.assert_close(restored, expected.slots, atol=2e-2 * float(expected.slots.abs().max()), rtol=0)
     assert torch.equal(memory.positions, expected.positions)
+
+
+def test_a_head_may_keep_one_position_of_a_span():
+    rows, lengths = torch.randn(2, 7, 3, 5), torch.tensor([7, 5])
+    alike = weighted_pool(rows, torch.zeros(2, 7, 3), lengths, 4)
+    torch.testing.assert_close(alike.flatten(2), pool(rows.flatten(2), lengths, 4)[:, :2])
+    scores = torch.zeros(2, 7, 3)
+    scores[:, 2, 0] = scores[:, 4, 1] = 100.0
+    chosen = weighted_pool(rows, scores, lengths, 4)
+    torch.testing.assert_close(chosen[:, 0, 0], rows[:, 2, 0])
+    torch.testing.assert_close(chosen[:, 1, 1], rows[:, 4, 1])
+    torch.testing.assert_close(chosen[:, 0, 2], alike[:, 0, 2])
+    torch.testing.assert_close(chosen[1, 1, 0], rows[1, 4, 0])  # the two after it are padding
+
+
+def test_weighing_starts_as_the_mean_and_can_be_left_out():
+    plain, weighing = adapted(weighted=False), adapted()
+    assert not list(plain.compressor.weighing)
+    for one, other in zip(plain.compress(DOCUMENTS), weighing.compress(DOCUMENTS), strict=True):
+        torch.testing.assert_close(one.slots, other.slots)
+    with torch.no_grad():
+        weighing.compressor.weighing[1].normal_()
+    assert not torch.allclose(weighing.compress(DOCUMENTS)[0].slots, plain.compress(DOCUMENTS)[0].slots)
 
 
 def test_gradients_reach_adapters_and_maps_and_nothing_else():
