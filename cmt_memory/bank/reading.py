@@ -70,6 +70,10 @@ class BankReader:
         found = self._queries.documents(wanted)
         return [found[id] for id in wanted if id in found]
 
+    def matching(self, condition: Condition | None, limit: int | None = None, offset: int = 0) -> list[Document]:
+        """Documents whose metadata passes what ``filters.parse`` made of a filter, in the order of first adding."""
+        return self._queries.matching(condition, limit, offset)
+
     def infos(self, ids: Iterable[str]) -> list[DocumentInfo]:
         """Sizes, dates and metadata without the text, in the order asked for; unknown ids are left out."""
         wanted = list(ids)
@@ -292,6 +296,20 @@ class BankReader:
             return {}
         found, matrix = self._queries.vectors(keys)
         return dict(zip(found, cosine(matrix, vector).tolist(), strict=True)) if found else {}
+
+    def vectors(self, passage_ids: Sequence[str]) -> Vector:
+        """The retrieval vectors ``[n, dims]`` of passages, in the order asked for.
+
+        Raises:
+            InvalidInputError: A passage is unknown or has no vector.
+        """
+        keys = self._queries.passage_keys(passage_ids)
+        found, matrix = self._queries.vectors(keys)
+        place = {key: n for n, key in enumerate(found)}
+        missing = [id for id, key in zip(passage_ids, keys, strict=True) if key not in place]
+        if missing:
+            raise InvalidInputError(f"the passages {missing[:10]} have no retrieval vector; the store has no encoder.")
+        return matrix[[place[key] for key in keys]]
 
     # -- settings and sizes ---------------------------------------------------------------------------------
 
