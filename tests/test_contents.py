@@ -97,3 +97,28 @@ def test_the_async_twins(store):
         assert await store.asearch(None, vector=vector) == store.search(None, vector=vector)
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("channels", [["dense"], ["bm25"]])
+def test_a_filter_on_ids_means_the_same_everywhere(store, channels, model):
+    question = "the shop and the locker on Sundays"
+    every = [hit.id for hit in store.search(question, channels=channels)]
+    assert len(every) == 3
+    with CMTMemoryStore(store.path, model, read_only=True) as reader:
+        for opened in (store, reader):
+            for filter, ids in [
+                ({"$id": "b"}, {"b"}),
+                ({"$id": {"$in": ["a", "c", "nobody"]}}, {"a", "c"}),
+                ({"$not": {"$id": "b"}}, {"a", "c"}),
+                ({"$or": [{"$id": "a"}, {"n": 2}]}, {"a", "c"}),
+                ({"$id": {"$nin": ["a"], "$ne": "b"}}, {"c"}),
+            ]:
+                assert {document.id for document in opened.documents(filter)} == ids
+                found = opened.search(question, filter=filter, channels=channels)
+                assert [hit.id for hit in found] == [id for id in every if id in ids]
+
+
+@pytest.mark.parametrize("value", [1, None, {"$gt": "a"}, {"$in": [1]}, {"$eq": 2}, {}, ["a"]])
+def test_an_id_is_a_string(store, value):
+    with pytest.raises(InvalidInputError, match=r"\$id"):
+        store.documents({"$id": value})

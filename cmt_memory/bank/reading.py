@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cmt_memory.bank.exact import ExactSearch, cosine
-from cmt_memory.bank.filters import Condition, holds, to_chroma
+from cmt_memory.bank.filters import ID, Condition, holds, names_ids, to_chroma
 from cmt_memory.bank.ledger import REPLACED, Ledger
 from cmt_memory.bank.queries import Queries
 from cmt_memory.bank.records import MEMORY, RETRIEVAL, DocumentInfo, PassageRow, Vector
@@ -243,7 +243,7 @@ class BankReader:
             found = index.query(vector, limit, where)
             if found is None:
                 break
-            alive = self._queries.metadata_of([key for key, _ in found])
+            alive = self._labels([key for key, _ in found], condition)
             kept = [
                 (key, cosine)
                 for key, cosine in found
@@ -254,6 +254,14 @@ class BankReader:
             if len(found) < limit:
                 break
         return exact.search(vector, k, condition)
+
+    def _labels(self, keys: Sequence[int], condition: Condition | None) -> dict[int, dict[str, Any]]:
+        """What conditions are evaluated on, for passages that are there."""
+        alive = self._queries.metadata_of(keys)
+        if condition is None or not names_ids(condition):
+            return alive
+        names = self._queries.names(list(alive))
+        return {key: {**metadata, ID: names[key][0]} for key, metadata in alive.items() if key in names}
 
     def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
         """Passages with any of the words, best first, with their BM25 value (higher is better).

@@ -58,7 +58,7 @@ def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, 
 
 
 def _formatted_prompt(lm: FrozenLM, text: str, stop: Sequence[str] | None) -> Prompt:
-    """A prompt as its author wrote it; documents go behind its head, or else behind a special token that it begins with."""
+    """A prompt as its author wrote it; documents go behind its head, or else behind a special first token."""
     ids, head = encode(lm.tokenizer, text), lm.prompt.head_ids
     if tuple(ids[: len(head)]) != head:
         head = (ids[0],) if ids and ids[0] in lm.tokenizer.all_special_ids else ()
