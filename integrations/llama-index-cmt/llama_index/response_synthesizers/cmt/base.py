@@ -11,7 +11,7 @@ from typing import Any
 from cmt_memory import CMTMemoryStore, InvalidInputError
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.llms.llm import LLM, astream_completion_response_to_tokens, stream_completion_response_to_tokens
+from llama_index.core.llms.llm import astream_completion_response_to_tokens, stream_completion_response_to_tokens
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers.base import BaseSynthesizer, QueryTextType
@@ -129,7 +129,7 @@ _OF_RETRIEVER = tuple(inspect.signature(CMTRetriever).parameters)[1:]
 
 
 def as_query_engine(
-    store: CMTMemoryStore, *, llm: LLM | None = None, node_postprocessors: Any = None, **options: Any
+    store: CMTMemoryStore, *, llm: CMTLLM | None = None, node_postprocessors: Any = None, **options: Any
 ) -> RetrieverQueryEngine:
     """A query engine over a store; what `store.as_query_engine(...)` returns.
 
