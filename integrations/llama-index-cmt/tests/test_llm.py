@@ -52,16 +52,21 @@ class OnOurModels(LLMContract):
         return lambda **settings: CMTLLM(model=model, **settings)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return tiny_model(chat=False)
+
+
 class TestWithAChatTemplate(OnOurModels):
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def model(self, qwen):
         return qwen
 
 
 class TestWithoutAChatTemplate(OnOurModels):
-    @pytest.fixture(scope="class")
-    def model(self):
-        return tiny_model(chat=False)
+    @pytest.fixture
+    def model(self, plain):
+        return plain
 
     @pytest.fixture
     def new(self, model):

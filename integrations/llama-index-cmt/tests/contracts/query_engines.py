@@ -23,7 +23,7 @@ from tests.tiny import QUESTION
 
 
 class QueryEngineContract:
-    """Any query engine over `nodes()`; `make` takes `similarity_top_k`, `filters`, `streaming`, `node_postprocessors`."""
+    """Any query engine over `nodes()`, with the options of `RetrieverQueryEngine.from_args` and of its retriever."""
 
     @pytest.fixture
     @abstractmethod
