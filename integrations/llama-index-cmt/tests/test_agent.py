@@ -13,9 +13,9 @@ from llama_index.vector_stores.cmt import CMTVectorStore
 from tests.scripted import ScriptedLLM, react
 
 NAMES = """
-Mara Tom Ines Kofi Lena Ravi Odile Henk Tamsin Noor Leo Hattie Jules Anouk Marek Petra Yannick Solomon Effie Piers
-Saskia Otto Ida Maud Farrow Yilmaz Arne Benno Kwame Cyril Ewa Rhys Blythe Corinna Lotte Bea Szymon Juno Emil Jorge Keiko Colin
-Ruth Dov Joy Finch Desmond Alasdair Fraser Nandini
+Mara Tom Ines Kofi Lena Ravi Odile Henk Tamsin Noor Leo Hattie Jules Anouk Marek Petra Yannick Solomon Effie
+Piers Saskia Otto Ida Maud Farrow Yilmaz Arne Benno Kwame Cyril Ewa Rhys Blythe Corinna Lotte Bea Szymon Juno
+Emil Jorge Keiko Colin Ruth Dov Joy Finch Desmond Alasdair Fraser Nandini
 """.split()  # noqa: SIM905
 DOCUMENTS = [
     Document(id_=f"note{number}", text=f"{name}'s locker code is {1000 + 173 * number}.", metadata={"number": number})

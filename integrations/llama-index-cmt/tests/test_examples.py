@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import re
 import runpy
 import sys
@@ -31,7 +31,7 @@ def installed(tmp_path, monkeypatch):
     lines = [f"{name} = {value}" for name, value in entries.items()]
     (folder / "entry_points.txt").write_text("\n".join(["[cmt_memory.adapters]", *lines, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.metadata.MetadataPathFinder.invalidate_caches()
+    importlib.invalidate_caches()
 
 
 def test_the_store_hands_them_out(installed, store):
