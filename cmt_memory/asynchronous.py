@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -15,6 +15,9 @@ from cmt_memory.bank.verification import VerifyReport
 from cmt_memory.documents import Answer, Document, MemoryHit
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from cmt_memory.bank.records import Vector
     from cmt_memory.ingestion import OnProgress
     from cmt_memory.model.modeling import CMTModel
 
@@ -45,6 +48,10 @@ class Synchronous(Protocol):
     delete: Callable[..., None]
     get: Callable[..., list[Document]]
     search: Callable[..., list[MemoryHit]]
+    documents: Callable[..., list[Document]]
+    passages: Callable[..., list[MemoryHit]]
+    vectors: Callable[..., Vector]
+    embed: Callable[..., Vector]
     stream: Callable[..., Generator[str, None, Answer]]
     stats: Callable[[], dict[str, Any]]
     verify: Callable[[], VerifyReport]
@@ -100,13 +107,34 @@ class AsyncTwins:
 
     async def asearch(
         self: Synchronous,
-        question: str,
+        question: str | None,
         k: int = 4,
         filter: dict[str, Any] | None = None,
         min_score: float | None = None,
+        *,
+        vector: ArrayLike | None = None,
+        channels: Sequence[str] | Mapping[str, float] | None = None,
     ) -> list[MemoryHit]:
         """See `search`."""
-        return await on_thread(partial(self.search, question, k, filter, min_score))
+        return await on_thread(partial(self.search, question, k, filter, min_score, vector=vector, channels=channels))
+
+    async def adocuments(
+        self: Synchronous, filter: dict[str, Any] | None = None, *, limit: int | None = None, offset: int = 0
+    ) -> list[Document]:
+        """See `documents`."""
+        return await on_thread(partial(self.documents, filter, limit=limit, offset=offset))
+
+    async def apassages(self: Synchronous, ids: str | Sequence[str]) -> list[MemoryHit]:
+        """See `passages`."""
+        return await on_thread(partial(self.passages, ids))
+
+    async def avectors(self: Synchronous, passages: str | Sequence[str]) -> Vector:
+        """See `vectors`."""
+        return await on_thread(partial(self.vectors, passages))
+
+    async def aembed(self: Synchronous, questions: str | Sequence[str]) -> Vector:
+        """See `embed`."""
+        return await on_thread(partial(self.embed, questions))
 
     async def aask(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> Answer:
         """See `ask`; cancelled, the LM stops after the token it is at."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from cmt_memory.adapters import Adapters
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
+from cmt_memory.contents import Contents, id_list
 from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
@@ -25,6 +26,7 @@ from cmt_memory.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+    from numpy.typing import ArrayLike
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
+class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
     A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method
@@ -220,7 +222,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         """
         self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._add_lock:
-            found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
+            found = {info.id: info for info in self.bank.infos(id_list(id))}.get(id)
             if found is None:
                 raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
             expires = found.expires if ttl == "keep" else self._expires(ttl)
@@ -245,7 +247,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:
         """Documents by id, in the order asked for; unknown ids are left out."""
-        return self.bank.get(_id_list(ids))
+        return self.bank.get(id_list(ids))
 
     def delete(self, ids: str | Sequence[str]) -> None:
         """Delete documents and their memories.
@@ -253,25 +255,36 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         Raises:
             InvalidInputError: an id is unknown; nothing was deleted.
         """
-        self.bank.delete(_id_list(ids))
+        self.bank.delete(id_list(ids))
 
     # -- questions ---------------------------------------------------------------------------------------------
 
     def search(
-        self, question: str, k: int = 4, filter: dict[str, Any] | None = None, min_score: float | None = None
+        self,
+        question: str | None,
+        k: int = 4,
+        filter: dict[str, Any] | None = None,
+        min_score: float | None = None,
+        *,
+        vector: ArrayLike | None = None,
+        channels: Sequence[str] | Mapping[str, float] | None = None,
     ) -> list[MemoryHit]:
         """The passages most relevant to a question, best first.
 
         Args:
-            question: any text.
+            question: any text; None where there is only a `vector`.
             k: how many at most.
             filter: a condition on metadata, such as `{"year": {"$gte": 2024}}`.
             min_score: leave out hits with a lower `score`.
+            vector: the question's vector ``[d]`` in place of the one that the encoder makes of it.
+            channels: how to search this time, by some of the store's channels; with a weight for each where one is
+                to count for more than another.
 
         Raises:
-            InvalidInputError: an empty question, `k` below 1, or a filter that means nothing.
+            InvalidInputError: an empty question, `k` below 1, a filter that means nothing, a vector of another
+                length than the store's, or a channel that the store does not have.
         """
-        return self.selector.select(question, k, filter=filter, min_score=min_score)
+        return self.selector.select(question, k, filter=filter, min_score=min_score, vector=vector, channels=channels)
 
     def ask(
         self,
@@ -403,20 +416,10 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         if mode == "text" and not self.bank.keep_text:
             raise InvalidInputError('This store keeps no text (keep_text=False), so mode="text" has none to show.')
         check_k(k)
-        named = None if memory_ids is None else self._named(_id_list(memory_ids))
+        named = None if memory_ids is None else self.passages(memory_ids)
         if mode == "none":
             return []
         return self.search(question, k, filter=filter, min_score=min_score) if named is None else named
-
-    def _named(self, ids: Sequence[str]) -> list[MemoryHit]:
-        """Hits for single passages, or for documents with all of their passages, in the order given."""
-        names: dict[str, None] = {}
-        for id in ids:
-            names |= dict.fromkeys([id] if self.bank.is_passage(id) else self.bank.passage_ids([id]))
-        return [
-            MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
-            for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
-        ]
 
     def __enter__(self) -> CMTMemoryStore:
         return self
@@ -445,12 +448,3 @@ def _streamed(
 ) -> Generator[str, None, Answer]:
     completion = yield from pieces
     return _answer(completion, hits, searched)
-
-
-def _id_list(ids: str | Sequence[str]) -> list[str]:
-    given = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Sequence) else [ids]
-    if not all(isinstance(id, str) for id in given):
-        raise InvalidInputError(f"ids must be strings, not {given!r}.")
-    if any("\ud800" <= character <= "\udfff" for id in given for character in id):
-        raise InvalidInputError(f"ids have no lone surrogates, and these have: {given!r}.")
-    return given

@@ -2,7 +2,7 @@
 
 The dialect is Chroma's ``where``. ``{"k": v}`` is ``{"k": {"$eq": v}}``; several keys or several operators in
 one dict must all hold. Operators: ``$eq $ne $gt $gte $lt $lte $in $nin`` on a key, ``$and $or $not`` around
-filters.
+filters. The key ``$id`` is the document's id, for ``$eq $ne $in $nin``.
 
 A filter sees strings, booleans, finite floats and 64-bit integers at the top level of the metadata; a key
 with any other value (``None``, lists, dicts, NaN, larger integers) counts as missing. Values of different
@@ -39,6 +39,9 @@ _MOST_VALUES = 30_000
 _MOST_CONDITIONS = 500
 _MOST_LEVELS = 50
 _MOST_IN_CHROMA = 200
+
+ID = "$id"
+"""The key of a filter that stands for the document's id."""
 
 Filter = Mapping[str, Any]
 
@@ -80,7 +83,7 @@ def parse(filter: Filter | None) -> Condition | None:
 
 
 def matches(filter: Filter | None, metadata: Mapping[str, Any]) -> bool:
-    """Whether metadata passes a filter: the meaning that every channel gives it.
+    """Whether metadata passes a filter: the meaning that every channel gives it; under ``$id`` stands the id.
 
     Raises:
         InvalidInputError: The filter is not in the dialect.
@@ -145,6 +148,8 @@ def to_sql(condition: Condition, document: str) -> tuple[str, list[Any]]:
         values = [label_value(item) for item in (operand if name in ("$in", "$nin") else [operand])]
         test = f"value IN ({','.join('?' * len(values))})"
     negation = "NOT " if name in ("$ne", "$nin") else ""
+    if condition.key == ID:
+        return f"{negation}{document} IN (SELECT key FROM documents WHERE id {test.removeprefix('value ')})", values
     sql = f"SELECT 1 FROM labels WHERE document = {document} AND key = ? AND {test}"
     return f"{negation}EXISTS ({sql})", [condition.key, *values]
 
@@ -262,6 +267,8 @@ def _parse(filter: Any, path: str, level: int) -> Condition:
             parts.append(Group(key[1:], inner))
         elif key == "$not":
             parts.append(Group("not", (_parse(value, here, level + 1),)))
+        elif key == ID:
+            parts.extend(_parse_id(value, here))
         elif key.startswith("$"):
             raise InvalidInputError(f"{here}: unknown operator; around filters there are $and, $or and $not.")
         elif isinstance(value, Mapping):
@@ -289,6 +296,21 @@ def _parse_operators(key: str, operators: Mapping[Any, Any], path: str) -> list[
                 raise InvalidInputError(f"{here} is {value!r}; booleans have no order, use $eq or $ne.")
         parts.append(Leaf(key, name, value))
     return parts
+
+
+def _parse_id(value: Any, path: str) -> list[Condition]:
+    parts = _parse_operators(ID, value if isinstance(value, Mapping) else {"$eq": value}, path)
+    for part in parts:
+        assert isinstance(part, Leaf)
+        ids = part.operand if part.operator in ("$in", "$nin") else [part.operand]
+        if part.operator in _ORDERS or not all(isinstance(id, str) for id in ids):
+            raise InvalidInputError(f"{path} is {value!r}; an id is a str, compared by $eq, $ne, $in or $nin.")
+    return parts
+
+
+def names_ids(condition: Condition) -> bool:
+    """Whether conditions ask for ids of documents."""
+    return condition.key == ID if isinstance(condition, Leaf) else any(map(names_ids, condition.parts))
 
 
 def _operand(value: Any, path: str) -> Any:

@@ -121,6 +121,23 @@ class Queries:
             for id, digest, text, metadata in rows
         }
 
+    def matching(self, condition: Condition | None, limit: int | None, offset: int) -> list[Document]:
+        """Documents whose metadata passes a filter, in the order in which they were first added.
+
+        Raises:
+            StoreCorruptError: A text is not what was kept.
+        """
+        where, values = ("1", list[Any]()) if condition is None else to_sql(condition, "d.key")
+        rows = self._all(
+            f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND {where} "
+            "ORDER BY d.key LIMIT ? OFFSET ?",
+            [*values, -1 if limit is None else limit, offset],
+        )
+        return [
+            Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
+            for id, digest, text, metadata in rows
+        ]
+
     def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
         """The sha256 of the text and the metadata's canonical JSON, by id."""
         rows = self._in(f"SELECT d.id, d.sha256, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cmt_memory.bank.exact import ExactSearch, cosine
-from cmt_memory.bank.filters import Condition, holds, to_chroma
+from cmt_memory.bank.filters import ID, Condition, holds, names_ids, to_chroma
 from cmt_memory.bank.ledger import REPLACED, Ledger
 from cmt_memory.bank.queries import Queries
 from cmt_memory.bank.records import MEMORY, RETRIEVAL, DocumentInfo, PassageRow, Vector
@@ -69,6 +69,10 @@ class BankReader:
         wanted = list(ids)
         found = self._queries.documents(wanted)
         return [found[id] for id in wanted if id in found]
+
+    def matching(self, condition: Condition | None, limit: int | None = None, offset: int = 0) -> list[Document]:
+        """Documents whose metadata passes what ``filters.parse`` made of a filter, in the order of first adding."""
+        return self._queries.matching(condition, limit, offset)
 
     def infos(self, ids: Iterable[str]) -> list[DocumentInfo]:
         """Sizes, dates and metadata without the text, in the order asked for; unknown ids are left out."""
@@ -239,7 +243,7 @@ class BankReader:
             found = index.query(vector, limit, where)
             if found is None:
                 break
-            alive = self._queries.metadata_of([key for key, _ in found])
+            alive = self._labels([key for key, _ in found], condition)
             kept = [
                 (key, cosine)
                 for key, cosine in found
@@ -250,6 +254,14 @@ class BankReader:
             if len(found) < limit:
                 break
         return exact.search(vector, k, condition)
+
+    def _labels(self, keys: Sequence[int], condition: Condition | None) -> dict[int, dict[str, Any]]:
+        """What conditions are evaluated on, for passages that are there."""
+        alive = self._queries.metadata_of(keys)
+        if condition is None or not names_ids(condition):
+            return alive
+        names = self._queries.names(list(alive))
+        return {key: {**metadata, ID: names[key][0]} for key, metadata in alive.items() if key in names}
 
     def search_words(self, words: Sequence[str], k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
         """Passages with any of the words, best first, with their BM25 value (higher is better).
@@ -292,6 +304,20 @@ class BankReader:
             return {}
         found, matrix = self._queries.vectors(keys)
         return dict(zip(found, cosine(matrix, vector).tolist(), strict=True)) if found else {}
+
+    def vectors(self, passage_ids: Sequence[str]) -> Vector:
+        """The retrieval vectors ``[n, dims]`` of passages, in the order asked for.
+
+        Raises:
+            InvalidInputError: A passage is unknown or has no vector.
+        """
+        keys = self._queries.passage_keys(passage_ids)
+        found, matrix = self._queries.vectors(keys)
+        place = {key: n for n, key in enumerate(found)}
+        missing = [id for id, key in zip(passage_ids, keys, strict=True) if key not in place]
+        if missing:
+            raise InvalidInputError(f"the passages {missing[:10]} have no retrieval vector; the store has no encoder.")
+        return matrix[[place[key] for key in keys]]
 
     # -- settings and sizes ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.engine import Engine
 from cmt_memory.generation.prefixes import PrefixCache
-from cmt_memory.generation.prompts import Prompt, chat_prompt, question_prompt
+from cmt_memory.generation.prompts import Prompt, Template, chat_prompt, question_prompt
 from cmt_memory.generation.request import Completion, Row, checked_settings
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
@@ -70,7 +70,7 @@ class CMTGenerator:
         memories: Sequence[MemoryLike] = (),
         *,
         texts: Sequence[str] | None = None,
-        template: bool = True,
+        template: Template = True,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -85,7 +85,8 @@ class CMTGenerator:
             prompt: the question.
             memories: memories to inject, most relevant first.
             texts: documents to put into the prompt as text instead (not both).
-            template: put the question into the LM's prompt format; False continues the words as they are.
+            template: put the question into the LM's prompt format; False continues the words as they are, in which
+                control tokens are nothing but letters; `"applied"` takes them as a prompt in the LM's format already.
             max_new_tokens: tokens to generate at most.
             temperature: 0 takes the most likely token.
             top_p: sample from the smallest set of tokens with this much probability.
@@ -107,7 +108,7 @@ class CMTGenerator:
         memories: Sequence[Sequence[MemoryLike]] | None = None,
         *,
         texts: Sequence[Sequence[str]] | None = None,
-        template: bool = True,
+        template: Template = True,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -173,6 +174,7 @@ class CMTGenerator:
         memories: Sequence[MemoryLike] = (),
         *,
         texts: Sequence[str] | None = None,
+        template: Template = True,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -187,7 +189,7 @@ class CMTGenerator:
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         if isinstance(prompt, str):
-            asked = question_prompt(self.lm, prompt, given.stop)
+            asked = question_prompt(self.lm, prompt, given.stop, template=template)
         else:
             asked = self._chat_prompt(prompt, given.stop, None)
         return self._engine.stream(self._row(asked, memories, texts), given)

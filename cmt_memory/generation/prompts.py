@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.lm import FrozenLM
-from cmt_memory.model.prompt import encode, render_chat, split_at_user
+from cmt_memory.model.prompt import encode, render_chat, sink_token, split_at_user
 
 _SENTINEL = "cmtfirstuserwords"
 _ANSWER = "cmtanswerwords"
@@ -35,15 +35,37 @@ class Prompt:
         return [*self.head_ids, *(i for text in texts for i in lm.encode_document(text)), *self.question_ids]
 
 
-def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, template: bool = True) -> Prompt:
-    """A prompt that asks one question; with `template=False` the words stand alone, to be continued."""
+Template = bool | Literal["applied"]
+
+
+def question_prompt(lm: FrozenLM, question: str, stop: Sequence[str] | None, *, template: Template = True) -> Prompt:
+    """A prompt that asks one question.
+
+    With `template=False` the words stand alone, to be continued; with `"applied"` the caller has put them into the LM's
+    format, so that control tokens in them count and a head that they begin with is not doubled.
+    """
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(f"The question must be a non-empty string, not {question!r}.")
     form = lm.prompt
+    if template == "applied":
+        return _formatted_prompt(lm, question, stop)
+    if not isinstance(template, bool):
+        raise InvalidInputError(f"template must be True, False or 'applied', not {template!r}.")
     before, tail, default_stop = (form.before, form.tail, form.stop) if template else ("", "", ())
     words = before + question.strip() if template else question
     ids = lm.encode_words(words) + encode(lm.tokenizer, tail)
     return Prompt(form.head_ids, tuple(ids), _stops(default_stop, stop), question.strip())
+
+
+def _formatted_prompt(lm: FrozenLM, text: str, stop: Sequence[str] | None) -> Prompt:
+    """A prompt as its author wrote it; documents go behind its head, or else behind a special first token."""
+    ids, head = encode(lm.tokenizer, text), lm.prompt.head_ids
+    if tuple(ids[: len(head)]) != head:
+        head = (ids[0],) if ids and ids[0] in lm.tokenizer.all_special_ids else ()
+    rest = tuple(ids[len(head) :])
+    if not rest:
+        raise InvalidInputError(f"The prompt {text!r:.80} has no words after its head.")
+    return Prompt(head or (sink_token(lm.tokenizer),), rest, _stops((), stop), text.strip())
 
 
 @dataclass(frozen=True, slots=True)

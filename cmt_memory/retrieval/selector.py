@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.filters import Condition, Filter, parse
@@ -16,6 +18,9 @@ from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.retrieval.encoders import Encoder
 from cmt_memory.retrieval.fusion import reciprocal_rank_fusion
 from cmt_memory.retrieval.lexical import QuestionWords, Words, bm25, idf_share
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 CHANNELS = ("dense", "bm25", "memory")
 DEFAULT_CHANNELS = ("dense", "bm25")
@@ -76,7 +81,14 @@ class HybridSelector:
             self._question_words.warm_up()
 
     def select(
-        self, question: str, k: int = 4, filter: Filter | None = None, min_score: float | None = None
+        self,
+        question: str | None,
+        k: int = 4,
+        filter: Filter | None = None,
+        min_score: float | None = None,
+        *,
+        vector: ArrayLike | None = None,
+        channels: Sequence[str] | Mapping[str, float] | None = None,
     ) -> list[MemoryHit]:
         """The at most ``k`` most relevant passages, best first.
 
@@ -84,29 +96,71 @@ class HybridSelector:
         the question's idf weight found in the passage, or by memories alone the cosine of the memories.
 
         Args:
-            question: Any text that is not empty.
+            question: Any text that is not empty; None where there is only a ``vector``.
             k: Most hits to return.
             filter: On the documents' metadata, see :mod:`cmt_memory.bank.filters`.
             min_score: Leave out hits with a lower ``score``.
+            vector: The question's vector ``[d]`` in place of the one that the encoder makes of it.
+            channels: Some of the selector's channels, to search by these alone this time; or the weight of each.
 
         Raises:
-            InvalidInputError: An empty question, ``k`` below 1, a filter outside the dialect, or a
-                ``min_score`` that is not a number.
+            InvalidInputError: An empty question, ``k`` below 1, a filter outside the dialect, a ``min_score`` that
+                is not a number, a vector that does not fit, or a channel that is not the selector's.
             FingerprintMismatchError: Another encoder has made the vectors anew since the bank was opened.
         """
-        _check(question, k, min_score)
+        if question is not None or vector is None:
+            _check_question(question)
+        check_k(k)
+        _check_min_score(min_score)
         condition = parse(filter)
         depth = max(_MIN_DEPTH, _DEPTH * k)
-        search = _Search({}, {}, {}, {})
+        search = _Search(self._weights(channels, question, vector))
+        given = None if vector is None else self._as_vector(vector)
         with ThreadPoolExecutor(1, thread_name_prefix="cmt-memory-bm25") as beside:
-            words = beside.submit(self._by_words, search, question, depth, condition)
-            vector = self._by_vectors(search, question, depth, condition)
+            words = beside.submit(self._by_words, search, question or "", depth, condition)
+            asked = self._by_vectors(search, question or "", given, depth, condition)
             words.result()
-        ranking = reciprocal_rank_fusion([list(search.dense), list(search.bm25), list(search.memory)])
-        return self._hits(search, vector, ranking, k, min_score)
+        rankings = {"dense": search.dense, "bm25": search.bm25, "memory": search.memory}
+        ranking = reciprocal_rank_fusion(
+            [list(rankings[channel]) for channel in search.channels], list(search.channels.values())
+        )
+        return self._hits(search, asked, ranking, k, min_score)
+
+    def _weights(
+        self, channels: Sequence[str] | Mapping[str, float] | None, question: str | None, vector: ArrayLike | None
+    ) -> dict[str, float]:
+        """The channels to search by, in the order of `CHANNELS`, with the weight of each."""
+        given = self.channels if channels is None else channels
+        if isinstance(given, str) or not given or any(channel not in self.channels for channel in given):
+            raise InvalidInputError(f"channels is {given!r}; expected one or more of {list(self.channels)}.")
+        weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+        if not all(_is_number(weight) and weight > 0 for weight in weights.values()):
+            raise InvalidInputError(f"channels is {given!r}; expected weights above 0.")
+        if vector is not None and "dense" not in weights:
+            raise InvalidInputError('a vector is searched for by the channel "dense", which is not among these.')
+        return {
+            channel: float(weights[channel])
+            for channel in CHANNELS
+            if channel in weights and (question is not None or channel == "dense")
+        }
+
+    def _as_vector(self, vector: ArrayLike) -> Vector:
+        """A given vector, of length 1."""
+        try:
+            made = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"the vector is {vector!r:.80}; expected numbers.") from error
+        dimension = self._encoder.dimension if self._encoder is not None else 0
+        if made.shape != (dimension,) or not np.isfinite(made).all() or not made.any():
+            raise InvalidInputError(
+                f"the vector has the shape {list(made.shape)}; expected [{dimension}] finite numbers that are not all "
+                f"zero, as the store's encoder {self._encoder.id if self._encoder else None!r} makes them."
+            )
+        result: Vector = made / np.linalg.norm(made)
+        return result
 
     def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
-        if "bm25" in self.channels:
+        if "bm25" in search.channels:
             search.weights, words, also = self._question_words.weigh(self._words.of(question))
             most = _AGAIN * depth if also else depth
             found = dict(self._bank.search_words(words, most, condition))
@@ -124,13 +178,15 @@ class HybridSelector:
         order = sorted(range(len(rows)), key=lambda place: (-values[place], rows[place].key))
         return {rows[place].key: values[place] for place in order[:depth]}
 
-    def _by_vectors(self, search: _Search, question: str, depth: int, condition: Condition | None) -> Vector | None:
+    def _by_vectors(
+        self, search: _Search, question: str, given: Vector | None, depth: int, condition: Condition | None
+    ) -> Vector | None:
         """Search the dense channel and the memories' own; return the question's dense vector if there is one."""
         if not self._bank.count_passages():
             return None
-        if self._compress is not None:
+        if self._compress is not None and "memory" in search.channels:
             search.memory = dict(self._bank.search_memories(self._compress(question), depth, condition))
-        if self._encoder is None:
+        if self._encoder is None or "dense" not in search.channels:
             return None
         stored = self._bank.encoder
         if stored is not None and stored["id"] != self._encoder.id:
@@ -138,7 +194,7 @@ class HybridSelector:
                 f"the store's vectors were made anew by the encoder {stored['id']} since it was opened here; open it "
                 "again, with that encoder."
             )
-        vector = self._encoder.encode_query(question)
+        vector = self._encoder.encode_query(question) if given is None else given
         search.dense = dict(self._bank.search_vectors(vector, depth, condition))
         return vector
 
@@ -162,21 +218,22 @@ class HybridSelector:
         return hits[:k]
 
     def _score(self, search: _Search, row: PassageRow) -> float:
-        if self._encoder is not None:
+        if "dense" in search.channels:
             return _share(search.dense.get(row.key, -1.0))
-        if "bm25" not in self.channels:
+        if "bm25" not in search.channels:
             return _share(search.memory.get(row.key, -1.0))
         return idf_share(search.weights, set(self._words.of(row.text)))
 
 
 @dataclass(slots=True)
 class _Search:
-    """Cosine, BM25 value and memories' cosine by passage key, and the idf weight of each word of the question."""
+    """Each channel's weight; cosine, BM25 value and memories' cosine by passage key; idf of the question's words."""
 
-    dense: dict[int, float]
-    bm25: dict[int, float]
-    memory: dict[int, float]
-    weights: dict[str, float]
+    channels: dict[str, float]
+    dense: dict[int, float] = field(default_factory=dict)
+    bm25: dict[int, float] = field(default_factory=dict)
+    memory: dict[int, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 def _hit(row: PassageRow, score: float, search: _Search) -> MemoryHit:
@@ -197,13 +254,17 @@ def check_k(k: int) -> None:
         raise InvalidInputError(f"k is {k!r}; expected an int of at least 1.")
 
 
-def _check(question: str, k: int, min_score: float | None) -> None:
+def _check_question(question: object) -> None:
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(f"the question is {question!r}; expected a text that is not empty.")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise InvalidInputError("the question has a lone surrogate; decode its source with errors='replace'.")
-    check_k(k)
-    if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, int | float)):
+
+
+def _check_min_score(min_score: object) -> None:
+    if min_score is not None and not _is_number(min_score):
         raise InvalidInputError(f"min_score is {min_score!r}; expected a number or None.")
-    if min_score is not None and math.isnan(min_score):
-        raise InvalidInputError("min_score is NaN; expected a number or None.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -82,8 +82,11 @@ tests = st.one_of(
     st.fixed_dictionaries({}, optional={"$gte": orders, "$lt": orders}).filter(bool),
     st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(operands, max_size=4), min_size=1),
 )
+ids = st.sampled_from(["d0", "d7", "d30", "", "a\0b"])
+id_tests = ids | st.dictionaries(st.sampled_from(["$eq", "$ne"]), ids, min_size=1)
+id_tests |= st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(ids, max_size=4), min_size=1)
 filters = st.recursive(
-    st.dictionaries(keys, tests, max_size=2),
+    st.dictionaries(keys, tests, max_size=2) | st.fixed_dictionaries({"$id": id_tests}),
     lambda inner: (
         st.dictionaries(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3), min_size=1)
         | st.fixed_dictionaries({"$not": inner})
@@ -96,10 +99,10 @@ filters = st.recursive(
 @pytest.fixture(scope="module")
 def labels() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE documents (key INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TABLE documents (key INTEGER PRIMARY KEY, id)")
     connection.execute("CREATE TABLE labels (document, key, value, PRIMARY KEY (document, key)) WITHOUT ROWID")
     for number, metadata in enumerate(METADATA):
-        connection.execute("INSERT INTO documents VALUES (?)", (number,))
+        connection.execute("INSERT INTO documents VALUES (?, ?)", (number, f"d{number}"))
         for key, value in metadata.items():
             if is_filterable(value):
                 connection.execute("INSERT INTO labels VALUES (?, ?, ?)", (number, key, label_value(value)))
@@ -122,7 +125,7 @@ def collection() -> Any:
 @settings(max_examples=400)
 @given(filter=filters)
 def test_sql_means_the_same_as_python(labels: sqlite3.Connection, filter: dict[str, Any]):
-    expected = [number for number, metadata in enumerate(METADATA) if matches(filter, metadata)]
+    expected = [number for number, metadata in enumerate(METADATA) if matches(filter, metadata | {"$id": f"d{number}"})]
     condition = parse(filter)
     sql, values = ("1", []) if condition is None else to_sql(condition, "d.key")
     found = labels.execute(f"SELECT key FROM documents d WHERE {sql} ORDER BY key", values).fetchall()
@@ -132,7 +135,7 @@ def test_sql_means_the_same_as_python(labels: sqlite3.Connection, filter: dict[s
 @settings(max_examples=200)
 @given(filter=filters)
 def test_chroma_never_misses_what_python_accepts(collection: Any, filter: dict[str, Any]):
-    expected = {number for number, metadata in enumerate(METADATA) if matches(filter, metadata)}
+    expected = {number for number, metadata in enumerate(METADATA) if matches(filter, metadata | {"$id": f"d{number}"})}
     condition = parse(filter)
     where = None if condition is None else to_chroma(condition)
     assert expected <= {int(id) for id in collection.get(where=where)["ids"]}
@@ -174,7 +177,9 @@ def test_chroma_takes_what_is_left_of_any_metadata(collection: Any, metadata: di
     ],
 )
 def test_what_filters_mean(filter: Any, expected: Any):
-    assert [number for number, metadata in enumerate(METADATA) if matches(filter, metadata)] == list(expected)
+    assert [
+        number for number, metadata in enumerate(METADATA) if matches(filter, metadata | {"$id": f"d{number}"})
+    ] == list(expected)
 
 
 def test_a_missing_key_passes_only_negations():

@@ -441,3 +441,29 @@ def test_threads_get_their_own_answers(generator, model, memories):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_a_prompt_in_the_lms_format_is_taken_as_it_is(chat_model):
+    generator, memories = CMTGenerator(chat_model), chat_model.compress(DOCUMENTS[:1])
+    tok = generator.lm.tokenizer
+    text = tok.apply_chat_template([{"role": "user", "content": QUESTION}], tokenize=False, add_generation_prompt=True)
+    prompt = question_prompt(generator.lm, text, None, template="applied")
+    assert [*prompt.head_ids, *prompt.question_ids] == tok.encode(text, add_special_tokens=False)
+    assert [*prompt.head_ids, *prompt.question_ids].count(tok.bos_token_id) == 1
+    answer = generator.generate(QUESTION, memories, max_new_tokens=12).text
+    assert generator.generate(text, memories, template="applied", max_new_tokens=12).text == answer
+    assert "".join(generator.stream(text, memories, template="applied", max_new_tokens=12)) == answer
+    assert generator.generate(text, memories, template=False, max_new_tokens=12).text != answer
+
+
+@pytest.mark.parametrize("text", ["<s>", "<s><|user|>"])
+def test_a_formatted_prompt_needs_words(chat_model, text):
+    with pytest.raises(InvalidInputError, match="no words"):
+        question_prompt(chat_model.lm, text, None, template="applied")
+
+
+def test_a_formatted_prompt_without_a_special_token_gets_the_sink(chat_model):
+    prompt = question_prompt(chat_model.lm, "Once upon a time", None, template="applied")
+    assert prompt.head_ids == (chat_model.lm.tokenizer.bos_token_id,)
+    with pytest.raises(InvalidInputError, match="template must be"):
+        question_prompt(chat_model.lm, "Once", None, template="maybe")

@@ -320,3 +320,45 @@ def test_the_numbers_are_plain(bank: MemoryBank, encoder: Encoder):
     hit = HybridSelector(bank, encoder).select("gate")[0]
     assert all(type(value) is float for value in [hit.score, *hit.scores.values()])
     assert not isinstance(hit.score, np.floating)
+
+
+def test_a_given_vector_takes_the_place_of_the_questions(bank: MemoryBank, encoder: Encoder):
+    selector = HybridSelector(bank, encoder)
+    harbour = encoder.encode_query("Which harbour was rebuilt?")
+    alone = selector.select(None, 5, vector=harbour)
+    assert alone == HybridSelector(bank, encoder, ("dense",)).select("Which harbour was rebuilt?", 5)
+    longer = selector.select(None, 5, vector=list(3 * harbour))
+    assert [(hit.id, pytest.approx(hit.score)) for hit in longer] == [(hit.id, hit.score) for hit in alone]
+    both = selector.select("pizza with basil", 5, vector=harbour)
+    assert {hit.id for hit in both[:2]} == {"port", "pizza"}
+    assert both[0].scores["dense"] == pytest.approx(next(h for h in alone if h.id == both[0].id).scores["dense"])
+
+
+@pytest.mark.parametrize("vector", [[1.0, 2.0], "text", [float("nan")] * 384, [0.0] * 384, [[1.0] * 384]])
+def test_a_vector_that_does_not_fit(bank: MemoryBank, encoder: Encoder, vector: Any):
+    with pytest.raises(InvalidInputError, match="vector"):
+        HybridSelector(bank, encoder).select("gate", vector=vector)
+
+
+def test_channels_of_one_question(bank: MemoryBank, encoder: Encoder):
+    selector, question = HybridSelector(bank, encoder), "The pizza and gate QX-7731"
+    for channels in (["dense"], ["bm25"]):
+        own = selector.select(question, 5, channels=channels)
+        assert [hit.id for hit in own] == [
+            hit.id for hit in HybridSelector(bank, encoder, channels).select(question, 5)
+        ]
+        assert all(set(hit.scores) == set(channels) for hit in own)
+    assert selector.select(question, 5, channels={"dense": 1, "bm25": 1}) == selector.select(question, 5)
+    by_words = [hit.id for hit in selector.select(question, 5, channels={"dense": 0.001, "bm25": 1})]
+    assert by_words[:2] == [hit.id for hit in selector.select(question, 2, channels=["bm25"])]
+
+
+@pytest.mark.parametrize("channels", ["dense", [], ["memory"], {"dense": 0}, {"dense": -1}, {"dense": "1"}])
+def test_channels_that_are_not_there(bank: MemoryBank, encoder: Encoder, channels: Any):
+    with pytest.raises(InvalidInputError, match="channels is"):
+        HybridSelector(bank, encoder).select("gate", channels=channels)
+
+
+def test_a_vector_needs_the_dense_channel(bank: MemoryBank, encoder: Encoder):
+    with pytest.raises(InvalidInputError, match="dense"):
+        HybridSelector(bank, encoder).select("gate", vector=encoder.encode_query("gate"), channels=["bm25"])

@@ -1,0 +1,1 @@
+"""What LlamaIndex expects of each kind of part: a subclass fills the fixtures and inherits the tests."""
