@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack
 
 from cmt_memory.bank.verification import VerifyReport
-from cmt_memory.documents import Answer, Document, MemoryHit
+from cmt_memory.documents import Answer, Document, MemoryHit, Question
 
 if TYPE_CHECKING:
+    from cmt_memory.bank.records import Vector
     from cmt_memory.ingestion import OnProgress
     from cmt_memory.model.modeling import CMTModel
 
@@ -35,6 +36,7 @@ class AskSettings(TypedDict, total=False):
     seed: int | None
     stop: Sequence[str] | str | None
     alpha: float
+    tools: list[Any] | None
 
 
 class Synchronous(Protocol):
@@ -44,7 +46,13 @@ class Synchronous(Protocol):
     update: Callable[..., None]
     delete: Callable[..., None]
     get: Callable[..., list[Document]]
+    ids: Callable[..., list[str]]
+    passages: Callable[..., list[MemoryHit]]
     search: Callable[..., list[MemoryHit]]
+    search_by_vector: Callable[..., list[MemoryHit]]
+    vectors: Callable[..., Vector]
+    versions: Callable[..., list[str | None]]
+    changes: Callable[[], int]
     stream: Callable[..., Generator[str, None, Answer]]
     stats: Callable[[], dict[str, Any]]
     verify: Callable[[], VerifyReport]
@@ -108,7 +116,39 @@ class AsyncTwins:
         """See `search`."""
         return await on_thread(partial(self.search, question, k, filter, min_score))
 
-    async def aask(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> Answer:
+    async def asearch_by_vector(
+        self: Synchronous,
+        vector: Sequence[float] | Vector,
+        k: int = 4,
+        filter: dict[str, Any] | None = None,
+        min_score: float | None = None,
+    ) -> list[MemoryHit]:
+        """See `search_by_vector`."""
+        return await on_thread(partial(self.search_by_vector, vector, k, filter, min_score))
+
+    async def aids(
+        self: Synchronous, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0
+    ) -> list[str]:
+        """See `ids`."""
+        return await on_thread(partial(self.ids, filter, limit, offset))
+
+    async def apassages(self: Synchronous, ids: str | Sequence[str]) -> list[MemoryHit]:
+        """See `passages`."""
+        return await on_thread(partial(self.passages, ids))
+
+    async def avectors(self: Synchronous, passages: str | Sequence[str]) -> Vector:
+        """See `vectors`."""
+        return await on_thread(partial(self.vectors, passages))
+
+    async def aversions(self: Synchronous, ids: str | Sequence[str]) -> list[str | None]:
+        """See `versions`."""
+        return await on_thread(partial(self.versions, ids))
+
+    async def achanges(self: Synchronous) -> int:
+        """See `changes`."""
+        return await on_thread(self.changes)
+
+    async def aask(self: Synchronous, question: Question, **settings: Unpack[AskSettings]) -> Answer:
         """See `ask`; cancelled, the LM stops after the token it is at."""
         stop = threading.Event()
 
@@ -126,7 +166,9 @@ class AsyncTwins:
 
         return await on_thread(work, stop.set)
 
-    async def astream(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> AsyncGenerator[str, None]:
+    async def astream(
+        self: Synchronous, question: Question, **settings: Unpack[AskSettings]
+    ) -> AsyncGenerator[str, None]:
         """See `stream`; closed early, the LM stops after the token it is at."""
         pieces = await on_thread(partial(self.stream, question, **settings))
         try:

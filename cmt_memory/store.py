@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from cmt_memory.adapters import Adapters
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
+from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, Question, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
 from cmt_memory.ingestion import OnProgress
+from cmt_memory.lookup import Lookup, id_list
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.opening import load_model, settle_encoder, settle_model
 from cmt_memory.recompression import recompress
@@ -32,7 +33,7 @@ Mode = Literal["memory", "text", "none"]
 MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
+class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
     A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method
@@ -220,7 +221,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         """
         self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._add_lock:
-            found = {info.id: info for info in self.bank.infos(_id_list(id))}.get(id)
+            found = {info.id: info for info in self.bank.infos(id_list(id))}.get(id)
             if found is None:
                 raise InvalidInputError(f"There is no document {id!r} to update; add_documents makes one.")
             expires = found.expires if ttl == "keep" else self._expires(ttl)
@@ -245,7 +246,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
 
     def get(self, ids: str | Sequence[str]) -> list[Document]:
         """Documents by id, in the order asked for; unknown ids are left out."""
-        return self.bank.get(_id_list(ids))
+        return self.bank.get(id_list(ids))
 
     def delete(self, ids: str | Sequence[str]) -> None:
         """Delete documents and their memories.
@@ -253,7 +254,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         Raises:
             InvalidInputError: an id is unknown; nothing was deleted.
         """
-        self.bank.delete(_id_list(ids))
+        self.bank.delete(id_list(ids))
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -275,7 +276,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
 
     def ask(
         self,
-        question: str,
+        question: Question,
         *,
         k: int = 4,
         mode: Mode = "memory",
@@ -288,11 +289,12 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         seed: int | None = None,
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
+        tools: list[Any] | None = None,
     ) -> Answer:
-        """Answer a question from the store.
+        """Answer a question from the store, or take the LM's next turn in a conversation.
 
         Args:
-            question: the question.
+            question: the question, or messages; of these, the user's last words are searched for.
             k: passages to use at most.
             mode: `"memory"` injects memories, `"text"` puts the same passages into the prompt as text, `"none"` asks
                 the LM alone.
@@ -305,6 +307,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
             seed: makes sampling repeatable.
             stop: strings that end the answer.
             alpha: contrast with the LM without memory, in `mode="memory"`.
+            tools: tool descriptions for the LM's chat template.
 
         Raises:
             InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
@@ -319,13 +322,13 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         completion, hits, searched = self._with_hits(
-            lambda generator: generator.generate, question, k, mode, filter, min_score, memory_ids, settings
+            _complete, question, k, mode, filter, min_score, memory_ids, settings, tools
         )
         return _answer(completion, hits, searched)
 
     def stream(
         self,
-        question: str,
+        question: Question,
         *,
         k: int = 4,
         mode: Mode = "memory",
@@ -338,6 +341,7 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         seed: int | None = None,
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
+        tools: list[Any] | None = None,
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
         settings = {
@@ -349,20 +353,21 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         pieces, hits, searched = self._with_hits(
-            lambda generator: generator.stream, question, k, mode, filter, min_score, memory_ids, settings
+            _stream, question, k, mode, filter, min_score, memory_ids, settings, tools
         )
         return _streamed(pieces, hits, searched)
 
     def _with_hits(
         self,
-        way: Callable[[CMTGenerator], Callable[..., T]],
-        question: str,
+        way: Callable[..., T],
+        question: Question,
         k: int,
         mode: str,
         filter: dict[str, Any] | None,
         min_score: float | None,
         memory_ids: Sequence[str] | None,
         settings: dict[str, Any],
+        tools: list[Any] | None,
     ) -> tuple[T, list[MemoryHit], float]:
         """Find hits and run the LM with them; a hit that is deleted in between is dropped.
 
@@ -374,24 +379,25 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         checked_settings(**settings)
         if mode != "memory":
             settings = settings | {"alpha": 0.0}
-        run = way(generator := self.generator)
+        settings = settings | {"tools": tools}
+        generator = self.generator
         try:
-            return run(question, **_context(hits, mode), **settings), hits, searched
+            return way(generator, question, **_context(hits, mode), **settings), hits, searched
         except FingerprintMismatchError:
             with self._add_lock:
                 if self.generator is generator:
                     raise
-            return way(self.generator)(question, **_context(hits, mode), **settings), hits, searched
+            return way(self.generator, question, **_context(hits, mode), **settings), hits, searched
         except InvalidInputError:
             known = self.bank.contains([hit.id for hit in hits])
             alive = [hit for hit in hits if hit.id in known]
             if len(alive) == len(hits):
                 raise
-            return run(question, **_context(alive, mode), **settings), alive, searched
+            return way(generator, question, **_context(alive, mode), **settings), alive, searched
 
     def _hits(
         self,
-        question: str,
+        question: Question,
         k: int,
         mode: str,
         filter: dict[str, Any] | None,
@@ -403,20 +409,10 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         if mode == "text" and not self.bank.keep_text:
             raise InvalidInputError('This store keeps no text (keep_text=False), so mode="text" has none to show.')
         check_k(k)
-        named = None if memory_ids is None else self._named(_id_list(memory_ids))
+        named = None if memory_ids is None else self.passages(memory_ids)
         if mode == "none":
             return []
-        return self.search(question, k, filter=filter, min_score=min_score) if named is None else named
-
-    def _named(self, ids: Sequence[str]) -> list[MemoryHit]:
-        """Hits for single passages, or for documents with all of their passages, in the order given."""
-        names: dict[str, None] = {}
-        for id in ids:
-            names |= dict.fromkeys([id] if self.bank.is_passage(id) else self.bank.passage_ids([id]))
-        return [
-            MemoryHit(row.document, name, (row.start, row.end), 1.0, {}, row.text, row.metadata)
-            for name, row in zip(names, self.bank.passages_by_id(list(names)), strict=True)
-        ]
+        return self.search(_words(question), k, filter=filter, min_score=min_score) if named is None else named
 
     def __enter__(self) -> CMTMemoryStore:
         return self
@@ -425,6 +421,27 @@ class CMTMemoryStore(Upkeep, AsyncTwins, Adapters):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _complete(generator: CMTGenerator, question: Question, *, tools: list[Any] | None, **settings: Any) -> Completion:
+    if isinstance(question, str) and tools is None:
+        return generator.generate(question, **settings)
+    return generator.chat(question, tools=tools, **settings)
+
+
+def _stream(generator: CMTGenerator, question: Question, **settings: Any) -> Generator[str, None, Completion]:
+    return generator.stream(question, **settings)
+
+
+def _words(question: Question) -> str:
+    """What to search for: the question, or the last words of a conversation's user."""
+    if isinstance(question, str) or not isinstance(question, Sequence):
+        return question
+    said = [turn.get("content") for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    words = [text for text in said if isinstance(text, str) and text.strip()]
+    if not words:
+        raise InvalidInputError("A conversation needs a user message with text.")
+    return words[-1]
 
 
 def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:
@@ -437,7 +454,7 @@ def _answer(completion: Completion, hits: list[MemoryHit], searched: float) -> A
     for name in ("first_token", "total"):
         if name in timings:
             timings[name] += searched
-    return Answer(completion.text, used, bool(used), completion.usage, timings)
+    return Answer(completion.text, used, bool(used), completion.usage, timings, completion.finish_reason)
 
 
 def _streamed(
@@ -445,12 +462,3 @@ def _streamed(
 ) -> Generator[str, None, Answer]:
     completion = yield from pieces
     return _answer(completion, hits, searched)
-
-
-def _id_list(ids: str | Sequence[str]) -> list[str]:
-    given = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Sequence) else [ids]
-    if not all(isinstance(id, str) for id in given):
-        raise InvalidInputError(f"ids must be strings, not {given!r}.")
-    if any("\ud800" <= character <= "\udfff" for id in given for character in id):
-        raise InvalidInputError(f"ids have no lone surrogates, and these have: {given!r}.")
-    return given

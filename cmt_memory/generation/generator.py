@@ -173,6 +173,7 @@ class CMTGenerator:
         memories: Sequence[MemoryLike] = (),
         *,
         texts: Sequence[str] | None = None,
+        tools: list[Any] | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -182,14 +183,16 @@ class CMTGenerator:
     ) -> Generator[str, None, Completion]:
         """Yield an answer piece by piece; the pieces joined are `generate(...).text` (or `chat`'s, for messages).
 
+        Tools are for messages; see `chat`.
+
         Bad input raises here, at once. An error during generation is raised to whoever iterates. Closing the
         iterator stops the LM after the token it is at. The generator's return value is the `Completion`.
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and tools is None:
             asked = question_prompt(self.lm, prompt, given.stop)
         else:
-            asked = self._chat_prompt(prompt, given.stop, None)
+            asked = self._chat_prompt(prompt, given.stop, tools)
         return self._engine.stream(self._row(asked, memories, texts), given)
 
     # -- requests ----------------------------------------------------------------------------------------------

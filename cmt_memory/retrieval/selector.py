@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.bank.filters import Condition, Filter, parse
 from cmt_memory.bank.records import PassageRow, Vector
@@ -104,6 +106,38 @@ class HybridSelector:
             words.result()
         ranking = reciprocal_rank_fusion([list(search.dense), list(search.bm25), list(search.memory)])
         return self._hits(search, vector, ranking, k, min_score)
+
+    def select_by_vector(
+        self, vector: Sequence[float] | Vector, k: int = 4, filter: Filter | None = None, min_score: float | None = None
+    ) -> list[MemoryHit]:
+        """The at most ``k`` passages nearest to a vector, nearest first; ``score`` is the cosine mapped to [0, 1].
+
+        Args:
+            vector: ``[dimension]`` numbers by the bank's encoder, of any length above 0.
+            k: Most hits to return.
+            filter: See :meth:`select`.
+            min_score: See :meth:`select`.
+
+        Raises:
+            InvalidInputError: The bank has no vectors, or the vector has another dimension, is zero or not finite;
+                or an argument as in :meth:`select`.
+        """
+        _check_limits(k, min_score)
+        condition = parse(filter)
+        stored = self._bank.encoder
+        if stored is None or not stored["dimension"]:
+            raise InvalidInputError("the store has no vectors to compare with: it was made without an encoder.")
+        given = np.asarray(vector, np.float32)
+        length = float(np.linalg.norm(given)) if given.shape == (stored["dimension"],) else 0.0
+        if not 0 < length < math.inf:
+            raise InvalidInputError(
+                f"the vector has the shape {given.shape}; expected {stored['dimension']} finite numbers, not all zero."
+            )
+        found = dict(self._bank.search_vectors(given / length, k, condition))
+        rows = self._bank.passages(list(found))
+        search = _Search(found, {}, {}, {})
+        hits = [_hit(rows[key], _share(cosine), search) for key, cosine in found.items() if key in rows]
+        return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def _by_words(self, search: _Search, question: str, depth: int, condition: Condition | None) -> None:
         if "bm25" in self.channels:
@@ -202,6 +236,10 @@ def _check(question: str, k: int, min_score: float | None) -> None:
         raise InvalidInputError(f"the question is {question!r}; expected a text that is not empty.")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise InvalidInputError("the question has a lone surrogate; decode its source with errors='replace'.")
+    _check_limits(k, min_score)
+
+
+def _check_limits(k: int, min_score: float | None) -> None:
     check_k(k)
     if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, int | float)):
         raise InvalidInputError(f"min_score is {min_score!r}; expected a number or None.")

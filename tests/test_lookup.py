@@ -1,0 +1,136 @@
+"""What can be looked up in a store without a question, and conversations that are asked of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cmt_memory import CMTMemoryStore
+from cmt_memory.errors import InvalidInputError
+from tests.tiny import DOCUMENTS, QUESTION, tiny_model
+
+LONG = "\n\n".join(f"Room {i} is on floor {i % 7}. Its code is {1000 + 37 * i}." for i in range(40))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama", "chat", ratio=4, latent=32)
+
+
+@pytest.fixture
+def store(model, tmp_path):
+    with CMTMemoryStore(tmp_path / "store", model) as opened:
+        opened.add_documents(DOCUMENTS, ids=["locker", "shop", "sunday"], metadatas=[{"n": n} for n in range(3)])
+        yield opened
+
+
+def test_ids_are_listed_in_order_and_by_filter(store):
+    assert store.ids() == ["locker", "shop", "sunday"]
+    assert store.ids({"n": {"$gt": 0}}) == ["shop", "sunday"]
+    assert store.ids({"n": {"$ne": 1}}, limit=1, offset=1) == ["sunday"]
+    assert store.ids({"$or": [{"n": 0}, {"n": 2}]}, limit=0) == []
+    store.delete("shop")
+    assert store.ids(offset=1) == ["sunday"]
+    for wrong in ({"limit": -1}, {"offset": -1}, {"limit": True}, {"filter": {"n": None}}):
+        with pytest.raises(InvalidInputError):
+            store.ids(**wrong)
+
+
+def test_expired_documents_are_not_listed(model, tmp_path):
+    now = [1000.0]
+    with CMTMemoryStore(tmp_path / "s", model, encoder=None, clock=lambda: now[0]) as store:
+        store.add_documents(["Short lived."], ids=["a"], ttl=10)
+        store.add_documents(["Long lived."], ids=["b"])
+        now[0] += 11
+        assert store.ids() == ["b"]
+        assert store.versions(["a", "b"])[0] is None
+
+
+def test_passages_of_a_document_and_by_name(store):
+    store.add_documents([LONG], ids=["rooms"])
+    rooms = store.passages("rooms")
+    assert len(rooms) > 1
+    assert [hit.passage for hit in rooms] == [f"rooms#{n}" for n in range(len(rooms))]
+    assert store.passages(["rooms#1", "shop"]) == [rooms[1], store.passages("shop")[0]]
+    assert LONG[slice(*rooms[1].span)] == rooms[1].text
+    with pytest.raises(InvalidInputError, match="nobody"):
+        store.passages(["nobody"])
+
+
+def test_a_search_by_vector_is_the_dense_channel_alone(store):
+    vector = store.encoder.encode_query("When does the shop open?")
+    hits = store.search_by_vector(list(vector), k=2)
+    assert hits[0].id == "shop"
+    assert list(hits[0].scores) == ["dense"]
+    found = store.vectors([hit.passage for hit in hits])
+    assert found.shape == (2, len(vector))
+    np.testing.assert_allclose(found @ vector, [hit.scores["dense"] for hit in hits], atol=1e-5)
+    np.testing.assert_allclose([hit.score for hit in hits], (1 + found @ vector) / 2, atol=1e-5)
+    assert [hit.id for hit in store.search_by_vector(vector * 7, k=3, filter={"n": 2})] == ["sunday"]
+    assert store.search_by_vector(vector, min_score=1.1) == []
+    assert (store.vectors(["shop#0", "locker#0", "shop#0"])[[0, 2]] == store.vectors("shop#0")).all()
+
+
+def test_vectors_that_cannot_be_searched_for(store, model, tmp_path):
+    size = store.encoder.dimension
+    for wrong in ([], [0.0] * size, [1.0] * (size + 1), [float("nan")] * size, [[1.0] * size]):
+        with pytest.raises(InvalidInputError, match=f"expected {size} finite numbers"):
+            store.search_by_vector(wrong)
+    with pytest.raises(InvalidInputError, match="k is 0"):
+        store.search_by_vector([1.0] * size, k=0)
+    with CMTMemoryStore(tmp_path / "words", model, encoder=None) as words:
+        words.add_documents(DOCUMENTS, ids=["a", "b", "c"])
+        with pytest.raises(InvalidInputError, match="without an encoder"):
+            words.search_by_vector([1.0] * size)
+        with pytest.raises(InvalidInputError, match="no vector"):
+            words.vectors("a#0")
+
+
+def test_a_version_changes_with_the_text_alone(store):
+    before, counted = store.versions(["shop", "shop#0", "sunday", "nobody", "shop#9"]), store.changes()
+    assert before[0] == before[1] != before[2]
+    assert before[3:] == [None, None]
+    store.update("shop", metadata={"n": 8})
+    assert store.changes() > counted
+    assert store.versions("shop") == before[:1]
+    store.update("shop", text="The shop is closed for good.")
+    assert store.versions("shop") != before[:1]
+    assert store.versions("sunday") == before[2:3]
+
+
+def test_a_conversation_is_asked_by_the_users_last_words(store):
+    talk = [
+        {"role": "user", "content": "When does the shop open?"},
+        {"role": "assistant", "content": "At 9:30."},
+        {"role": "user", "content": QUESTION},
+    ]
+    settings = {"k": 1, "max_new_tokens": 6}
+    answer = store.ask(talk, **settings)
+    assert [hit.id for hit in answer.hits] == ["locker"]
+    assert answer.text == store.generator.chat(talk, store.passages("locker"), max_new_tokens=6).text
+    assert answer.finish_reason == "length"
+    assert "".join(store.stream(talk, **settings)) == answer.text
+    assert store.ask([{"role": "user", "content": QUESTION}], **settings).text == store.ask(QUESTION, **settings).text
+    for empty in ([], [{"role": "assistant", "content": "Hello."}]):
+        with pytest.raises(InvalidInputError, match="user message"):
+            store.ask(empty)
+
+
+def test_tools_reach_the_template_of_answers_and_streams(model, tmp_path):
+    tokenizer = model.lm.tokenizer
+    template = tokenizer.chat_template
+    tool = {"type": "function", "function": {"name": "weigh", "description": "Weigh it.", "parameters": {}}}
+    with CMTMemoryStore(tmp_path / "s", model, encoder=None) as store:
+        store.add_documents(DOCUMENTS)
+        generation = "{% if add_generation_prompt %}"
+        tokenizer.chat_template = template.replace(
+            generation, "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}" + generation
+        )
+        try:
+            plain = store.ask(QUESTION, max_new_tokens=4)
+            with_tool = store.ask(QUESTION, max_new_tokens=4, tools=[tool])
+            streamed = "".join(store.stream(QUESTION, max_new_tokens=4, tools=[tool]))
+        finally:
+            tokenizer.chat_template = template
+    assert with_tool.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert streamed == with_tool.text
