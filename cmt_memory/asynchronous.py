@@ -37,6 +37,7 @@ class AskSettings(TypedDict, total=False):
     stop: Sequence[str] | str | None
     alpha: float
     tools: list[Any] | None
+    lead: str
 
 
 class _Synchronous(Protocol):

@@ -290,6 +290,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
         tools: list[Any] | None = None,
+        lead: str = "",
     ) -> Answer:
         """Answer a question from the store, or take the LM's next turn in a conversation.
 
@@ -308,6 +309,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
             stop: strings that end the answer.
             alpha: contrast with the LM without memory, in `mode="memory"`.
             tools: tool descriptions for the LM's chat template.
+            lead: what the answer begins with, such as the opening of a tool call; not part of its text.
 
         Raises:
             InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
@@ -322,7 +324,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         completion, hits, searched = self._with_hits(
-            _complete, question, k, mode, filter, min_score, memory_ids, settings, tools
+            _complete, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
         )
         return _answer(completion, hits, searched)
 
@@ -342,6 +344,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
         tools: list[Any] | None = None,
+        lead: str = "",
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
         settings = {
@@ -353,7 +356,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         pieces, hits, searched = self._with_hits(
-            _stream, question, k, mode, filter, min_score, memory_ids, settings, tools
+            _stream, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
         )
         return _streamed(pieces, hits, searched)
 
@@ -368,6 +371,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
         memory_ids: Sequence[str] | None,
         settings: dict[str, Any],
         tools: list[Any] | None,
+        lead: str,
     ) -> tuple[T, list[MemoryHit], float]:
         """Find hits and run the LM with them; a hit that is deleted in between is dropped.
 
@@ -379,7 +383,7 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
         checked_settings(**settings)
         if mode != "memory":
             settings = settings | {"alpha": 0.0}
-        settings = settings | {"tools": tools}
+        settings = settings | {"tools": tools, "lead": lead}
         generator = self.generator
         try:
             return way(generator, question, **_context(hits, mode), **settings), hits, searched
@@ -423,10 +427,12 @@ class CMTMemoryStore(Upkeep, Lookup, AsyncTwins, Adapters):
         self.close()
 
 
-def _complete(generator: CMTGenerator, question: Question, *, tools: list[Any] | None, **settings: Any) -> Completion:
-    if isinstance(question, str) and tools is None:
+def _complete(
+    generator: CMTGenerator, question: Question, *, tools: list[Any] | None, lead: str, **settings: Any
+) -> Completion:
+    if isinstance(question, str) and tools is None and not lead:
         return generator.generate(question, **settings)
-    return generator.chat(question, tools=tools, **settings)
+    return generator.chat(question, tools=tools, lead=lead, **settings)
 
 
 def _stream(generator: CMTGenerator, question: Question, **settings: Any) -> Generator[str, None, Completion]:

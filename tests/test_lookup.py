@@ -134,3 +134,16 @@ def test_tools_reach_the_template_of_answers_and_streams(model, tmp_path):
             tokenizer.chat_template = template
     assert with_tool.usage.prompt_tokens > plain.usage.prompt_tokens
     assert streamed == with_tool.text
+
+
+def test_an_answer_goes_on_from_its_lead(store):
+    tokenizer = store.model.lm.tokenizer
+    settings = {"k": 1, "max_new_tokens": 6}
+    plain, led = store.ask(QUESTION, **settings), store.ask(QUESTION, lead="The code: ", **settings)
+    added = tokenizer.encode("The code: ", add_special_tokens=False)
+    assert led.usage.prompt_tokens == plain.usage.prompt_tokens + len(added)
+    assert led.text == "".join(store.stream(QUESTION, lead="The code: ", **settings))
+    talk = [{"role": "user", "content": QUESTION}]
+    assert led.text == store.ask(talk, lead="The code: ", **settings).text
+    hits = store.passages("locker")
+    assert led.text == store.generator.chat(talk, hits, lead="The code: ", max_new_tokens=6).text
