@@ -315,11 +315,13 @@ class StoreEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of texts."""
-        return self._encoder().encode_documents(texts).tolist()
+        vectors: list[list[float]] = self._encoder().encode_documents(texts).tolist()
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a question."""
-        return self._encoder().encode_query(text).tolist()
+        vector: list[float] = self._encoder().encode_query(text).tolist()
+        return vector
 
     def _encoder(self) -> Any:
         return self._store.encoder
