@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cmt_memory import CMTMemoryStore, CMTModel
-from langchain_cmt import ChatCMT
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from models import DOCUMENTS, QUESTION, model
+
+from langchain_cmt import ChatCMT
 
 
 @pytest.fixture(scope="module")
