@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRequest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 from models import DOCUMENTS, QUESTION
+from pydantic import Field
 
 from langchain_cmt import ChatCMT, CMTMemoryMiddleware, create_memory_tools
 
@@ -20,7 +22,7 @@ class Scripted(BaseChatModel):
     """A chat model that says what it was told to, and keeps what it was asked."""
 
     script: list[AIMessage]
-    seen: list[Any] = []
+    seen: list[Any] = Field(default_factory=list)
 
     @property
     def _llm_type(self):
@@ -38,7 +40,7 @@ class ScriptedCMT(ChatCMT):
     """A ChatCMT whose words are scripted: everything up to the LM is as it is."""
 
     script: list[AIMessage]
-    seen: list[Any] = []
+    seen: list[Any] = Field(default_factory=list)
 
     def bind_tools(self, tools, **kwargs):
         return self.bind(**{name: value for name, value in kwargs.items() if name != "tool_choice"})
@@ -88,13 +90,9 @@ def test_what_changed_between_turn_and_call_is_read_as_it_is_now(store):
     store.delete(picked[1]["id"].split("#")[0])
     chat = ChatCMT(store=store)
 
-    class Request:
-        model, model_settings, state = chat, {"seed": 1}, {"cmt_memories": picked}
-
-        def override(self, **changes):
-            return changes
-
-    settings = middleware._with_memories(Request())["model_settings"]
+    state = {"messages": [HumanMessage(QUESTION)], "cmt_memories": picked}
+    request = ModelRequest(model=chat, messages=state["messages"], state=state, model_settings={"seed": 1})
+    settings = middleware._with_memories(request).model_settings
     assert settings == {
         "seed": 1,
         "memory_ids": [picked[0]["id"]],
