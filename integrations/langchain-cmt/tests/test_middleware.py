@@ -49,6 +49,9 @@ class ScriptedCMT(ChatCMT):
         self.seen.append((messages, kwargs))
         return ChatResult(generations=[ChatGeneration(message=self.script[len(self.seen) - 1])])
 
+    async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        return self._generate(messages, stop, run_manager, **kwargs)
+
 
 def calls(name, **args):
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": f"call-{name}"}])
