@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cmt_memory.lazy import lazily
 
 if TYPE_CHECKING:
+    from cmt_memory.asynchronous import on_thread
     from cmt_memory.documents import Answer, Document, MemoryHit
     from cmt_memory.errors import (
         CMTError,
@@ -28,6 +29,7 @@ _EXPORTS = {
     "Answer": "cmt_memory.documents",
     "Document": "cmt_memory.documents",
     "MemoryHit": "cmt_memory.documents",
+    "on_thread": "cmt_memory.asynchronous",
     "CMTGenerator": "cmt_memory.generation",
     "CMTModel": "cmt_memory.model",
     "CMTMemoryStore": "cmt_memory.store",
@@ -47,6 +49,7 @@ __all__ = [  # noqa: RUF022 - by role, most used first
     "Document",
     "MemoryHit",
     "Answer",
+    "on_thread",
     "CMTError",
     "InvalidInputError",
     "UnsupportedModelError",

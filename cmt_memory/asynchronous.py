@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack
 
 from cmt_memory.bank.verification import VerifyReport
-from cmt_memory.documents import Answer, Document, MemoryHit
+from cmt_memory.documents import Answer, Document, MemoryHit, Question
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -38,27 +38,51 @@ class AskSettings(TypedDict, total=False):
     seed: int | None
     stop: Sequence[str] | str | None
     alpha: float
+    tools: list[Any] | None
+    lead: str
 
 
-class Synchronous(Protocol):
-    """What the twins are twins of."""
+class _Synchronous(Protocol):
+    """What the twins are twins of; read-only, as methods are."""
 
-    add_documents: Callable[..., list[str]]
-    update: Callable[..., None]
-    delete: Callable[..., None]
-    get: Callable[..., list[Document]]
-    search: Callable[..., list[MemoryHit]]
-    documents: Callable[..., list[Document]]
-    passages: Callable[..., list[MemoryHit]]
-    vectors: Callable[..., Vector]
-    embed: Callable[..., Vector]
-    stream: Callable[..., Generator[str, None, Answer]]
-    stats: Callable[[], dict[str, Any]]
-    verify: Callable[[], VerifyReport]
-    compact: Callable[[], None]
-    recompress: Callable[..., None]
-    compress_pending: Callable[..., None]
-    close: Callable[[], None]
+    @property
+    def add_documents(self) -> Callable[..., list[str]]: ...
+    @property
+    def update(self) -> Callable[..., None]: ...
+    @property
+    def delete(self) -> Callable[..., None]: ...
+    @property
+    def get(self) -> Callable[..., list[Document]]: ...
+    @property
+    def ids(self) -> Callable[..., list[str]]: ...
+    @property
+    def passages(self) -> Callable[..., list[MemoryHit]]: ...
+    @property
+    def search(self) -> Callable[..., list[MemoryHit]]: ...
+    @property
+    def documents(self) -> Callable[..., list[Document]]: ...
+    @property
+    def embed(self) -> Callable[..., Vector]: ...
+    @property
+    def vectors(self) -> Callable[..., Vector]: ...
+    @property
+    def versions(self) -> Callable[..., list[str | None]]: ...
+    @property
+    def changes(self) -> Callable[[], int]: ...
+    @property
+    def stream(self) -> Callable[..., Generator[str, None, Answer]]: ...
+    @property
+    def stats(self) -> Callable[[], dict[str, Any]]: ...
+    @property
+    def verify(self) -> Callable[[], VerifyReport]: ...
+    @property
+    def compact(self) -> Callable[[], None]: ...
+    @property
+    def recompress(self) -> Callable[..., None]: ...
+    @property
+    def compress_pending(self) -> Callable[..., None]: ...
+    @property
+    def close(self) -> Callable[[], None]: ...
 
 
 class Stopped(BaseException):
@@ -73,7 +97,7 @@ class AsyncTwins:
     """
 
     async def aadd_documents(
-        self: Synchronous,
+        self: _Synchronous,
         documents: Any,
         *,
         metadatas: Sequence[dict[str, Any] | None] | None = None,
@@ -87,7 +111,7 @@ class AsyncTwins:
         return await _reporting(add, on_progress)
 
     async def aupdate(
-        self: Synchronous,
+        self: _Synchronous,
         id: str,
         *,
         text: str | None = None,
@@ -97,16 +121,16 @@ class AsyncTwins:
         """See `update`."""
         await on_thread(partial(self.update, id, text=text, metadata=metadata, ttl=ttl))
 
-    async def adelete(self: Synchronous, ids: str | Sequence[str]) -> None:
+    async def adelete(self: _Synchronous, ids: str | Sequence[str]) -> None:
         """See `delete`."""
         await on_thread(partial(self.delete, ids))
 
-    async def aget(self: Synchronous, ids: str | Sequence[str]) -> list[Document]:
+    async def aget(self: _Synchronous, ids: str | Sequence[str]) -> list[Document]:
         """See `get`."""
         return await on_thread(partial(self.get, ids))
 
     async def asearch(
-        self: Synchronous,
+        self: _Synchronous,
         question: str | None,
         k: int = 4,
         filter: dict[str, Any] | None = None,
@@ -119,24 +143,38 @@ class AsyncTwins:
         return await on_thread(partial(self.search, question, k, filter, min_score, vector=vector, channels=channels))
 
     async def adocuments(
-        self: Synchronous, filter: dict[str, Any] | None = None, *, limit: int | None = None, offset: int = 0
+        self: _Synchronous, filter: dict[str, Any] | None = None, *, limit: int | None = None, offset: int = 0
     ) -> list[Document]:
         """See `documents`."""
         return await on_thread(partial(self.documents, filter, limit=limit, offset=offset))
 
-    async def apassages(self: Synchronous, ids: str | Sequence[str]) -> list[MemoryHit]:
+    async def apassages(self: _Synchronous, ids: str | Sequence[str]) -> list[MemoryHit]:
         """See `passages`."""
         return await on_thread(partial(self.passages, ids))
 
-    async def avectors(self: Synchronous, passages: str | Sequence[str]) -> Vector:
+    async def avectors(self: _Synchronous, passages: str | Sequence[str]) -> Vector:
         """See `vectors`."""
         return await on_thread(partial(self.vectors, passages))
 
-    async def aembed(self: Synchronous, questions: str | Sequence[str]) -> Vector:
+    async def aembed(self: _Synchronous, questions: str | Sequence[str]) -> Vector:
         """See `embed`."""
         return await on_thread(partial(self.embed, questions))
 
-    async def aask(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> Answer:
+    async def aids(
+        self: _Synchronous, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0
+    ) -> list[str]:
+        """See `ids`."""
+        return await on_thread(partial(self.ids, filter, limit, offset))
+
+    async def aversions(self: _Synchronous, ids: str | Sequence[str]) -> list[str | None]:
+        """See `versions`."""
+        return await on_thread(partial(self.versions, ids))
+
+    async def achanges(self: _Synchronous) -> int:
+        """See `changes`."""
+        return await on_thread(self.changes)
+
+    async def aask(self: _Synchronous, question: Question, **settings: Unpack[AskSettings]) -> Answer:
         """See `ask`; cancelled, the LM stops after the token it is at."""
         stop = threading.Event()
 
@@ -154,7 +192,9 @@ class AsyncTwins:
 
         return await on_thread(work, stop.set)
 
-    async def astream(self: Synchronous, question: str, **settings: Unpack[AskSettings]) -> AsyncGenerator[str, None]:
+    async def astream(
+        self: _Synchronous, question: Question, **settings: Unpack[AskSettings]
+    ) -> AsyncGenerator[str, None]:
         """See `stream`; closed early, the LM stops after the token it is at."""
         pieces = await on_thread(partial(self.stream, question, **settings))
         try:
@@ -163,20 +203,20 @@ class AsyncTwins:
         finally:
             await on_thread(pieces.close)
 
-    async def astats(self: Synchronous) -> dict[str, Any]:
+    async def astats(self: _Synchronous) -> dict[str, Any]:
         """See `stats`."""
         return await on_thread(self.stats)
 
-    async def averify(self: Synchronous) -> VerifyReport:
+    async def averify(self: _Synchronous) -> VerifyReport:
         """See `verify`."""
         return await on_thread(self.verify)
 
-    async def acompact(self: Synchronous) -> None:
+    async def acompact(self: _Synchronous) -> None:
         """See `compact`."""
         await on_thread(self.compact)
 
     async def arecompress(
-        self: Synchronous,
+        self: _Synchronous,
         model: str | CMTModel | None = None,
         *,
         show_progress: bool = False,
@@ -186,12 +226,12 @@ class AsyncTwins:
         await _reporting(partial(self.recompress, model, show_progress=show_progress), on_progress)
 
     async def acompress_pending(
-        self: Synchronous, *, show_progress: bool = False, on_progress: OnProgress | None = None
+        self: _Synchronous, *, show_progress: bool = False, on_progress: OnProgress | None = None
     ) -> None:
         """See `compress_pending`; cancelled, it can be called again to go on."""
         await _reporting(partial(self.compress_pending, show_progress=show_progress), on_progress)
 
-    async def aclose(self: Synchronous) -> None:
+    async def aclose(self: _Synchronous) -> None:
         """See `close`."""
         await on_thread(self.close)
 
@@ -199,7 +239,7 @@ class AsyncTwins:
         return self
 
     async def __aexit__(
-        self: Synchronous, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self: _Synchronous, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await on_thread(self.close)
 

@@ -39,10 +39,22 @@ class Contents:
         Raises:
             InvalidInputError: a filter that means nothing, or a negative number.
         """
-        for name, value in (("limit", limit), ("offset", offset)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise InvalidInputError(f"{name} is {value!r}; expected a whole number from 0.")
+        _check_page(limit, offset)
         return self.bank.matching(parse(filter), limit, offset)
+
+    def ids(self, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0) -> list[str]:
+        """Ids of documents, in the order in which they were first added.
+
+        Args:
+            filter: a condition on metadata, as in `search`; all documents without one.
+            limit: how many at most.
+            offset: how many to leave out before those.
+
+        Raises:
+            InvalidInputError: a filter that means nothing, or a negative number.
+        """
+        _check_page(limit, offset)
+        return self.bank.ids(limit, offset, parse(filter))
 
     def passages(self, ids: str | Sequence[str]) -> list[MemoryHit]:
         """Passages by their id, and documents by theirs with all of their passages, in the order asked for.
@@ -79,6 +91,26 @@ class Contents:
         given = [questions] if isinstance(questions, str) else list(questions)
         made = [self.encoder.encode_query(question) for question in given]
         return np.stack(made) if made else np.zeros((0, self.encoder.dimension), np.float32)
+
+    def versions(self, ids: str | Sequence[str]) -> list[str | None]:
+        """What tells whether a text has changed: a digest for each document or passage, None for an unknown one.
+
+        An id with the same version names the same text, so what was made of it (an answer, a choice) still holds.
+        """
+        given = id_list(ids)
+        documents = [id.rpartition("#")[0] if self.bank.is_passage(id) else id for id in given]
+        digests = self.bank.text_digests(documents)
+        return [digests.get(id) for id in documents]
+
+    def changes(self) -> int:
+        """Number of commits so far, by any process: equal numbers mean an equal store."""
+        return self.bank.changes()
+
+
+def _check_page(limit: int | None, offset: int) -> None:
+    for name, value in (("limit", limit), ("offset", offset)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise InvalidInputError(f"{name} is {value!r}; expected a whole number of at least 0.")
 
 
 def id_list(ids: str | Sequence[str]) -> list[str]:

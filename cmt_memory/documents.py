@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from cmt_memory.errors import InvalidInputError
 
+Question = str | Sequence[dict[str, Any]]
+"""A question, or the messages of a conversation, ``[{"role": "user", "content": "…"}, …]``."""
 LONGEST_TTL = 10_000_000_000
 """Seconds, about 300 years: the longest time to live of a document."""
 _MAX_DEPTH = 64
@@ -95,6 +97,7 @@ class Answer:
         grounded: True when at least one hit was used.
         usage: Token and slot counts.
         timings: Seconds by stage.
+        finish_reason: ``"stop"`` (end of sequence or a stop string) or ``"length"``.
     """
 
     text: str
@@ -102,6 +105,7 @@ class Answer:
     grounded: bool = False
     usage: Usage = field(default_factory=Usage)
     timings: dict[str, float] = field(default_factory=dict)
+    finish_reason: str = "stop"
 
 
 class CoercedDocuments(NamedTuple):

@@ -13,7 +13,7 @@ from cmt_memory.adapters import Adapters
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
 from cmt_memory.contents import Contents, id_list
-from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, coerce_documents
+from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, Question, coerce_documents
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
 from cmt_memory.generation.request import Completion, checked_settings
@@ -288,7 +288,7 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
 
     def ask(
         self,
-        question: str,
+        question: Question,
         *,
         k: int = 4,
         mode: Mode = "memory",
@@ -301,11 +301,13 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         seed: int | None = None,
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
+        tools: list[Any] | None = None,
+        lead: str = "",
     ) -> Answer:
-        """Answer a question from the store.
+        """Answer a question from the store, or take the LM's next turn in a conversation.
 
         Args:
-            question: the question.
+            question: the question, or messages; of these, the user's last words are searched for.
             k: passages to use at most.
             mode: `"memory"` injects memories, `"text"` puts the same passages into the prompt as text, `"none"` asks
                 the LM alone.
@@ -318,6 +320,8 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
             seed: makes sampling repeatable.
             stop: strings that end the answer.
             alpha: contrast with the LM without memory, in `mode="memory"`.
+            tools: tool descriptions for the LM's chat template.
+            lead: what the answer begins with, such as the opening of a tool call; not part of its text.
 
         Raises:
             InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
@@ -332,13 +336,13 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         completion, hits, searched = self._with_hits(
-            lambda generator: generator.generate, question, k, mode, filter, min_score, memory_ids, settings
+            _complete, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
         )
         return _answer(completion, hits, searched)
 
     def stream(
         self,
-        question: str,
+        question: Question,
         *,
         k: int = 4,
         mode: Mode = "memory",
@@ -351,6 +355,8 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         seed: int | None = None,
         stop: Sequence[str] | str | None = None,
         alpha: float = 0.0,
+        tools: list[Any] | None = None,
+        lead: str = "",
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
         settings = {
@@ -362,20 +368,22 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
             "alpha": alpha,
         }
         pieces, hits, searched = self._with_hits(
-            lambda generator: generator.stream, question, k, mode, filter, min_score, memory_ids, settings
+            _stream, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
         )
         return _streamed(pieces, hits, searched)
 
     def _with_hits(
         self,
-        way: Callable[[CMTGenerator], Callable[..., T]],
-        question: str,
+        way: Callable[..., T],
+        question: Question,
         k: int,
         mode: str,
         filter: dict[str, Any] | None,
         min_score: float | None,
         memory_ids: Sequence[str] | None,
         settings: dict[str, Any],
+        tools: list[Any] | None,
+        lead: str,
     ) -> tuple[T, list[MemoryHit], float]:
         """Find hits and run the LM with them; a hit that is deleted in between is dropped.
 
@@ -387,24 +395,25 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         checked_settings(**settings)
         if mode != "memory":
             settings = settings | {"alpha": 0.0}
-        run = way(generator := self.generator)
+        settings = settings | {"tools": tools, "lead": lead}
+        generator = self.generator
         try:
-            return run(question, **_context(hits, mode), **settings), hits, searched
+            return way(generator, question, **_context(hits, mode), **settings), hits, searched
         except FingerprintMismatchError:
             with self._add_lock:
                 if self.generator is generator:
                     raise
-            return way(self.generator)(question, **_context(hits, mode), **settings), hits, searched
+            return way(self.generator, question, **_context(hits, mode), **settings), hits, searched
         except InvalidInputError:
             known = self.bank.contains([hit.id for hit in hits])
             alive = [hit for hit in hits if hit.id in known]
             if len(alive) == len(hits):
                 raise
-            return run(question, **_context(alive, mode), **settings), alive, searched
+            return way(generator, question, **_context(alive, mode), **settings), alive, searched
 
     def _hits(
         self,
-        question: str,
+        question: Question,
         k: int,
         mode: str,
         filter: dict[str, Any] | None,
@@ -419,7 +428,7 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         named = None if memory_ids is None else self.passages(memory_ids)
         if mode == "none":
             return []
-        return self.search(question, k, filter=filter, min_score=min_score) if named is None else named
+        return self.search(_words(question), k, filter=filter, min_score=min_score) if named is None else named
 
     def __enter__(self) -> CMTMemoryStore:
         return self
@@ -428,6 +437,29 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _complete(
+    generator: CMTGenerator, question: Question, *, tools: list[Any] | None, lead: str, **settings: Any
+) -> Completion:
+    if isinstance(question, str) and tools is None and not lead:
+        return generator.generate(question, **settings)
+    return generator.chat(question, tools=tools, lead=lead, **settings)
+
+
+def _stream(generator: CMTGenerator, question: Question, **settings: Any) -> Generator[str, None, Completion]:
+    return generator.stream(question, **settings)
+
+
+def _words(question: Question) -> str:
+    """What to search for: the question, or the last words of a conversation's user."""
+    if isinstance(question, str) or not isinstance(question, Sequence):
+        return question
+    said = [turn.get("content") for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    words = [text for text in said if isinstance(text, str) and text.strip()]
+    if not words:
+        raise InvalidInputError("A conversation needs a user message with text.")
+    return words[-1]
 
 
 def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:
@@ -440,7 +472,7 @@ def _answer(completion: Completion, hits: list[MemoryHit], searched: float) -> A
     for name in ("first_token", "total"):
         if name in timings:
             timings[name] += searched
-    return Answer(completion.text, used, bool(used), completion.usage, timings)
+    return Answer(completion.text, used, bool(used), completion.usage, timings, completion.finish_reason)
 
 
 def _streamed(

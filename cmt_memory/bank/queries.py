@@ -95,11 +95,12 @@ class Queries:
         """Keys of the passages whose document has expired and is still on disk."""
         return {row[0] for row in self._all(f"SELECT key FROM passages WHERE document IN ({_EXPIRED})")}
 
-    def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
-        """Ids in the order in which the documents were first added."""
+    def ids(self, limit: int | None = None, offset: int = 0, condition: Condition | None = None) -> list[str]:
+        """Ids of the documents that pass a condition, in the order in which they were first added."""
+        test, values = ("1", []) if condition is None else to_sql(condition, "d.key")
         rows = self._all(
-            f"SELECT d.id FROM documents d WHERE {_LIVE} ORDER BY d.key LIMIT ? OFFSET ?",
-            (-1 if limit is None else limit, offset),
+            f"SELECT d.id FROM documents d WHERE {_LIVE} AND {test} ORDER BY d.key LIMIT ? OFFSET ?",
+            (*values, -1 if limit is None else limit, offset),
         )
         return [row[0] for row in rows]
 

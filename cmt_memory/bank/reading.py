@@ -53,9 +53,9 @@ class BankReader:
         """Number of documents."""
         return self._queries.count_documents()
 
-    def ids(self, limit: int | None = None, offset: int = 0) -> list[str]:
-        """Ids of the documents in the order in which they were first added."""
-        return self._queries.ids(limit, offset)
+    def ids(self, limit: int | None = None, offset: int = 0, condition: Condition | None = None) -> list[str]:
+        """Ids of the documents that pass a condition, in the order in which they were first added."""
+        return self._queries.ids(limit, offset, condition)
 
     def contains(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that are in the bank."""
@@ -120,6 +120,24 @@ class BankReader:
             if key not in rows:
                 raise InvalidInputError(f"the passage {passage_id!r} was deleted while it was read.")
         return [rows[key] for key in keys]
+
+    def vectors(self, passage_ids: Sequence[str]) -> Vector:
+        """The retrieval vectors ``[n, dims]`` of passages, in the order asked for.
+
+        Raises:
+            InvalidInputError: A passage is unknown or has none.
+        """
+        keys = self._queries.passage_keys(passage_ids)
+        found, matrix = self._queries.vectors(list(dict.fromkeys(keys)))
+        places = {key: place for place, key in enumerate(found)}
+        missing = [id for id, key in zip(passage_ids, keys, strict=True) if key not in places]
+        if missing:
+            raise InvalidInputError(f"the passages {missing[:10]} have no vector: the store has no encoder.")
+        return matrix[[places[key] for key in keys]]
+
+    def text_digests(self, ids: Sequence[str]) -> dict[str, str]:
+        """The sha256 of the text of each document there is, by id; without kept texts too."""
+        return {id: digest.hex() for id, (digest, _) in self._queries.contents(list(ids)).items()}
 
     def payloads(self, passage_ids: Sequence[str]) -> list[Memory]:
         """The memories of passages, in the order asked for.
@@ -304,20 +322,6 @@ class BankReader:
             return {}
         found, matrix = self._queries.vectors(keys)
         return dict(zip(found, cosine(matrix, vector).tolist(), strict=True)) if found else {}
-
-    def vectors(self, passage_ids: Sequence[str]) -> Vector:
-        """The retrieval vectors ``[n, dims]`` of passages, in the order asked for.
-
-        Raises:
-            InvalidInputError: A passage is unknown or has no vector.
-        """
-        keys = self._queries.passage_keys(passage_ids)
-        found, matrix = self._queries.vectors(keys)
-        place = {key: n for n, key in enumerate(found)}
-        missing = [id for id, key in zip(passage_ids, keys, strict=True) if key not in place]
-        if missing:
-            raise InvalidInputError(f"the passages {missing[:10]} have no retrieval vector; the store has no encoder.")
-        return matrix[[place[key] for key in keys]]
 
     # -- settings and sizes ---------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cmt_memory.documents import MemoryHit
@@ -13,6 +14,7 @@ from cmt_memory.generation.prompts import Prompt, Template, chat_prompt, questio
 from cmt_memory.generation.request import Completion, Row, checked_settings
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel
+from cmt_memory.model.prompt import encode
 
 PREFIX_CACHE_BYTES = 256 << 20
 
@@ -143,6 +145,7 @@ class CMTGenerator:
         *,
         texts: Sequence[str] | None = None,
         tools: list[Any] | None = None,
+        lead: str = "",
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -156,6 +159,7 @@ class CMTGenerator:
             messages: `[{"role": "user", "content": "…"}, …]`, or one user message as a string.
             memories: stand before the first user message, where text would stand.
             tools: tool descriptions for the template.
+            lead: what the turn begins with, such as the opening of a tool call; not part of the text.
             texts: see `generate`, as for all other arguments.
             max_new_tokens: see `generate`.
             temperature: see `generate`.
@@ -165,7 +169,7 @@ class CMTGenerator:
             alpha: see `generate`.
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
-        row = self._row(self._chat_prompt(messages, given.stop, tools), memories, texts)
+        row = self._row(self._chat_prompt(messages, given.stop, tools, lead), memories, texts)
         return self._engine.run([row], given)[0]
 
     def stream(
@@ -175,6 +179,8 @@ class CMTGenerator:
         *,
         texts: Sequence[str] | None = None,
         template: Template = True,
+        tools: list[Any] | None = None,
+        lead: str = "",
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -184,14 +190,16 @@ class CMTGenerator:
     ) -> Generator[str, None, Completion]:
         """Yield an answer piece by piece; the pieces joined are `generate(...).text` (or `chat`'s, for messages).
 
+        Tools and a lead are for messages; see `chat`.
+
         Bad input raises here, at once. An error during generation is raised to whoever iterates. Closing the
         iterator stops the LM after the token it is at. The generator's return value is the `Completion`.
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and tools is None and not lead:
             asked = question_prompt(self.lm, prompt, given.stop, template=template)
         else:
-            asked = self._chat_prompt(prompt, given.stop, None)
+            asked = self._chat_prompt(prompt, given.stop, tools, lead)
         return self._engine.stream(self._row(asked, memories, texts), given)
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -201,10 +209,12 @@ class CMTGenerator:
         messages: Sequence[dict[str, Any]] | str,
         stop: Sequence[str] | str | None,
         tools: list[Any] | None,
+        lead: str,
     ) -> Prompt:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        return chat_prompt(self.lm, messages, stop, self.model.config.chat_template_kwargs, tools)
+        prompt = chat_prompt(self.lm, messages, stop, self.model.config.chat_template_kwargs, tools)
+        return replace(prompt, question_ids=(*prompt.question_ids, *encode(self.lm.tokenizer, lead)))
 
     def _row(self, prompt: Prompt, memories: Sequence[MemoryLike], texts: Sequence[str] | None) -> Row:
         given = [memories] if isinstance(memories, Memory | MemoryHit) else list(memories or ())

@@ -28,9 +28,9 @@ def bundled(name: str) -> Path | None:
 
 
 def lm_name(llm: str | os.PathLike[str]) -> str:
-    """What to call an LM from any working directory: a bundled name, an absolute folder, or a hub id."""
+    """What to call an LM from any working directory: a bundled name, an absolute folder, a hub id, or nothing."""
     name = str(llm)
-    return name if bundled(name) or not Path(name).is_dir() else os.path.abspath(name)
+    return name if not name or bundled(name) or not Path(name).is_dir() else os.path.abspath(name)
 
 
 def load_lm(

@@ -177,7 +177,7 @@ def check_prefix(lm: FrozenLM, seen: Seen) -> None:
     first = int(generated[0, asked.shape[1]])
     # The most likely token, or one as likely as it up to rounding.
     follows = bool(whole[first] >= whole.max() - 1e-2 * whole.abs().max()) or not exact
-    once = cache.get_seq_length() == ids.shape[1] + 1
+    once = cache.get_seq_length() == _PROBE_TOKENS + generated.shape[1] - 1
     if not (alike and follows and once):
         raise UnsupportedModelError(
             f"{type(lm.model).__name__} answers differently from a key/value prefix than from the same tokens in its "

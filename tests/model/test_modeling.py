@@ -66,6 +66,12 @@ def test_models_that_answer_differently_from_a_prefix_are_refused():
         tiny_model("mpt")
 
 
+def test_an_lm_that_would_say_nothing_more_is_no_other_model():
+    lm = tiny_lm("llama")
+    lm.generation_config.eos_token_id = int(lm(input_ids=torch.arange(10)[None]).logits[0, -1].argmax())
+    assert CMTModel.from_llm(lm, tokenizer=tokenizer()).config.lm == ""
+
+
 def test_encoder_decoders_are_refused():
     from transformers import T5Config, T5ForConditionalGeneration
 

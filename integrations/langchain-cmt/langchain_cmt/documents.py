@@ -1,0 +1,47 @@
+"""Hits of a store as LangChain documents, and back to what a store is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from cmt_memory import InvalidInputError, MemoryHit
+from langchain_core.documents import Document
+
+PLACE = "cmt_memory"
+"""Key of a retrieved document's metadata that says which passage of the store it is, and how relevant."""
+
+
+def to_document(hit: MemoryHit) -> Document:
+    """A hit as the document that it belongs to: its id, its metadata, and the passage's text."""
+    return Document(id=hit.id, page_content=hit.text, metadata=hit.metadata)
+
+
+def to_placed_document(hit: MemoryHit) -> Document:
+    """As `to_document`, with the passage, its span and its score under the metadata key `"cmt_memory"`."""
+    place = {"passage": hit.passage, "span": list(hit.span), "score": hit.score}
+    return Document(id=hit.id, page_content=hit.text, metadata=hit.metadata | {PLACE: place})
+
+
+def memory_ids(documents: Iterable[Document]) -> list[str]:
+    """Ids of the memories of retrieved documents: the passage where the document says it, else all of it.
+
+    Raises:
+        InvalidInputError: a document has no id.
+    """
+    ids: dict[str, None] = {}
+    for document in documents:
+        place = document.metadata.get(PLACE)
+        id = place["passage"] if isinstance(place, dict) and "passage" in place else document.id
+        if id is None:
+            raise InvalidInputError(
+                f"The retriever returned a document without an id ({document.page_content[:40]!r}), so its memory "
+                "cannot be found; use a retriever of the same store."
+            )
+        ids[id] = None
+    return list(ids)
+
+
+def refuse(unknown: Collection[str], method: str, known: str) -> None:
+    """Refuse keyword arguments that would otherwise be dropped in silence."""
+    if unknown:
+        raise TypeError(f"{method} got {', '.join(sorted(unknown))}, which it does not know; it takes {known}.")
