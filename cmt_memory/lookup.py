@@ -21,6 +21,11 @@ class Lookup:
     bank: MemoryBank
     selector: HybridSelector
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened beside a process that writes, so that it cannot be changed here."""
+        return self.bank.read_only
+
     def ids(self, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids of documents, in the order in which they were first added.
 

@@ -46,6 +46,13 @@ def test_expired_documents_are_not_listed(model, tmp_path):
         assert store.versions(["a", "b"])[0] is None
 
 
+def test_a_store_says_whether_it_can_be_changed(store, model):
+    assert not store.read_only
+    with CMTMemoryStore(store.path, model, read_only=True) as reader:
+        assert reader.read_only
+        assert reader.ids() == store.ids()
+
+
 def test_passages_of_a_document_and_by_name(store):
     store.add_documents([LONG], ids=["rooms"])
     rooms = store.passages("rooms")
