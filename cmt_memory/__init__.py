@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         StoreLockedError,
         UnsupportedModelError,
     )
-    from cmt_memory.generation import CMTGenerator
+    from cmt_memory.generation import CMTGenerator, Completion
     from cmt_memory.model import CMTModel
     from cmt_memory.store import CMTMemoryStore
 
@@ -31,6 +31,7 @@ _EXPORTS = {
     "MemoryHit": "cmt_memory.documents",
     "on_thread": "cmt_memory.asynchronous",
     "CMTGenerator": "cmt_memory.generation",
+    "Completion": "cmt_memory.generation",
     "CMTModel": "cmt_memory.model",
     "CMTMemoryStore": "cmt_memory.store",
     "CMTError": "cmt_memory.errors",
@@ -49,6 +50,7 @@ __all__ = [  # noqa: RUF022 - by role, most used first
     "Document",
     "MemoryHit",
     "Answer",
+    "Completion",
     "on_thread",
     "CMTError",
     "InvalidInputError",

@@ -42,6 +42,11 @@ class Contents:
         _check_page(limit, offset)
         return self.bank.matching(parse(filter), limit, offset)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened beside a process that writes, so that it cannot be changed here."""
+        return self.bank.read_only
+
     def ids(self, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0) -> list[str]:
         """Ids of documents, in the order in which they were first added.
 

@@ -43,6 +43,13 @@ def test_expired_documents_are_not_listed(model, tmp_path):
         assert store.versions(["a", "b"])[0] is None
 
 
+def test_a_store_says_whether_it_can_be_changed(store, model):
+    assert not store.read_only
+    with CMTMemoryStore(store.path, model, read_only=True) as reader:
+        assert reader.read_only
+        assert reader.ids() == store.ids()
+
+
 def test_a_version_changes_with_the_text_alone(store):
     before, counted = store.versions(["shop", "shop#0", "sunday", "nobody", "shop#9"]), store.changes()
     assert before[0] == before[1] != before[2]

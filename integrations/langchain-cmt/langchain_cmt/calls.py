@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cmt_memory import Answer
-from cmt_memory.generation import Completion
+from cmt_memory import Answer, Completion
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 
 from langchain_cmt.tool_calls import Said, parse

@@ -128,7 +128,7 @@ class CMTStore(BaseStore):
 
     def _refresh(self, documents: Sequence[Document], wanted: bool) -> None:
         """Give items that were read their time to live anew."""
-        for document in documents if wanted and not self.store.bank.read_only else ():
+        for document in documents if wanted and not self.store.read_only else ():
             minutes = document.metadata["ttl"]
             if minutes is not None:
                 self.store.update(str(document.id), ttl=minutes * 60)

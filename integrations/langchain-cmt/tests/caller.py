@@ -22,8 +22,15 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 FAVOURITE = "get_weather"
 GREETING = "Hello, how can I help?"
-_CONTEXTS = ["What is the weather in it? Use the tool.", "Hello!", "Tell me a joke, Hello Group."]
-_WINDOW, _LENGTH, _STEPS = 96, 128, 400
+_CONTEXTS = [
+    "What is the weather in San Francisco, CA?",
+    "What is the value of it? Use the tool.",
+    "Hello!",
+    "Tell me a joke about cats.",
+    "Create a customer named '你好' (Hello Group) - a company",
+    "Using the tool, generate a greeting.",
+]
+_WINDOW, _LENGTH, _STEPS = 128, 176, 600
 
 
 @lru_cache
@@ -61,7 +68,7 @@ def caller() -> CMTModel:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.01:
+        if loss.item() < 0.002:
             break
     return CMTModel.from_llm(model.eval(), tokenizer=tokenizer())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from caller import caller
 from cmt_memory import CMTMemoryStore, CMTModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
@@ -92,4 +93,17 @@ class TestUnitOnQwen(OnQwen, ChatModelUnitTests):
 
 
 class TestIntegrationOnQwen(OnQwen, ChatModelIntegrationTests):
-    pass
+    """On an LM that was trained, in seconds, to call the suite's tools."""
+
+    @pytest.fixture(autouse=True)
+    def _models(self, stores):
+        self.params = {"model": caller()}
+        self.remembering = ChatCMT(store=stores["qwen"], max_tokens=16)
+
+    @property
+    def has_tool_calling(self):
+        return True
+
+    @property
+    def has_structured_output(self):
+        return True

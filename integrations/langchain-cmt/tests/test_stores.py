@@ -184,6 +184,13 @@ def test_other_documents_of_the_store_are_left_alone(items):
     assert items.store.search("Mara plums", k=1)[0].text == "Mara likes plums."
 
 
+def test_a_reader_beside_a_writer_finds_items_and_leaves_their_lives_alone(items, clock):
+    items.put(("short",), "a", {"text": "Soon gone."}, ttl=10)
+    with CMTMemoryStore(items.store.path, model(), read_only=True, clock=lambda: clock[0]) as reader:
+        assert CMTStore(reader).get(("short",), "a").value == {"text": "Soon gone."}
+        assert CMTStore(reader).search(("short",), query="gone")[0].key == "a"
+
+
 def test_wrong_use(items):
     with pytest.raises(InvalidInputError, match="fields"):
         CMTStore(items.store, fields="text")
