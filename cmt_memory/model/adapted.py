@@ -24,6 +24,8 @@ from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.maps import LatentDown, LatentUp
 from cmt_memory.model.memory import Memory
 
+_GOLDEN = (5**0.5 - 1) / 2
+_SHARPNESS = 2.0
 _WEIGHING_RATE = 25
 """How much faster than adapters the weighing learns: Adam's steps are as long for both, and it has more to go."""
 _MOST_READ = 4
@@ -35,8 +37,9 @@ class AdaptedCompressor(ReadingCompressor):
 
     The frozen LM reads head and document through LoRA adapters, without a causal mask unless told so; its keys and
     values of all layers are pooled and mapped to the latent. Gradients flow to adapters and map. Pooling over both
-    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784). In the mean each head
-    weighs positions by what it sees there, so that one token of a span can stand out; all start with the same weight.
+    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784). The mean is
+    weighted: each head of each layer has a place in the span that it prefers, so that the heads together keep most of
+    its tokens apart, and learns to weigh positions by what it sees there.
 
     Args:
         lm: the frozen LM.
@@ -67,6 +70,10 @@ class AdaptedCompressor(ReadingCompressor):
         self.down = LatentDown(int(config.latent), lm.layout.width)
         shapes = lm.layout.layers if config.adapter.weighted else ()
         self.weighing = nn.ParameterList(torch.zeros(s.kv_heads, s.key_dim + s.value_dim) for s in shapes)
+        self.places = nn.ParameterList(
+            (torch.arange(n * s.kv_heads, (n + 1) * s.kv_heads) + 0.5) * _GOLDEN % 1 for n, s in enumerate(shapes)
+        )
+        self.sharpness = nn.ParameterList(torch.full((s.kv_heads,), _SHARPNESS) for s in shapes)
 
     @property
     def identity(self) -> str:
@@ -78,7 +85,8 @@ class AdaptedCompressor(ReadingCompressor):
         yield from self.down.parameters()
         if everything:
             yield from self.adapters.parameters()
-            yield from self.weighing
+            for parameters in (self.weighing, self.places, self.sharpness):
+                yield from parameters
 
     def train(self, mode: bool = True) -> AdaptedCompressor:
         """Switch the adapters' dropout; the LM's own stays off."""
@@ -93,42 +101,42 @@ class AdaptedCompressor(ReadingCompressor):
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
         """See `Compressor.compress`; one pass of the LM, reduced layer by layer."""
         slots: Tensor | None = None
-        numbers = {lm.layout.offsets[layer.index]: number for number, layer in enumerate(lm.layout.layers)}
 
-        def on_part(part: Tensor, offset: int) -> None:
+        def on_pooled(part: Tensor, offset: int) -> None:
             nonlocal slots
-            latent = self.down.down_block(self._pooled(part, numbers[offset], lengths), offset)
+            latent = self.down.down_block(part, offset)
             slots = latent if slots is None else slots + latent
 
         lengths = torch.tensor([len(document) for document in documents])
-        self.read(lm, documents, on_part)
+        self.read(lm, documents, on_pooled)
         assert slots is not None
         return [
             Memory(slots[row, : self.n_slots(n)].clone(), span_positions(n, self.ratio), n)
             for row, n in enumerate(lengths.tolist())
         ]
 
-    def _pooled(self, part: Tensor, layer: int, lengths: Tensor) -> Tensor:
-        """A layer's part `[B, n, w]` as means `[B, k, w]` over spans."""
-        if not len(self.weighing) or self.ratio == 1:
-            return pool(part, lengths, self.ratio)
-        keys, values = self._layers[layer].split(part)
-        seen = torch.cat([nn.functional.layer_norm(rows, rows.shape[-1:]) for rows in (keys, values)], dim=-1)
-        scores = _WEIGHING_RATE * (seen * self.weighing[layer]).sum(-1)
-        pooled = [weighted_pool(rows, scores, lengths, self.ratio).flatten(2) for rows in (keys, values)]
-        return torch.cat(pooled, dim=-1)
-
-    def read(self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_part: Callable[[Tensor, int], None]) -> None:
-        """Read documents and report each layer's part `[B, n, w]`, float32, and its offset in a full slot."""
+    def read(self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_pooled: Callable[[Tensor, int], None]) -> None:
+        """Read documents and report each layer's slots `[B, k, w]`, float32, and their offset in a full slot."""
         ids, lengths = pad_after_head(lm, documents)
         head = len(lm.prompt.head_ids)
+        numbers = {layer.index: number for number, layer in enumerate(lm.layout.layers)}
 
         def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
             keys = lm.unplaced_keys(keys, rotation)[:, :, head:]
-            part = lm.layout.flatten(keys, values[:, :, head:]).to(lm.device)
-            on_part(part.float(), lm.layout.offsets[layer])
+            rows = [part.transpose(1, 2).to(lm.device).float() for part in (keys, values[:, :, head:])]
+            on_pooled(self._pooled(numbers[layer], *rows, lengths), lm.layout.offsets[layer])
 
         read_whole(lm, self._reader[0], ids, lengths + head, on_layer, causal=self.settings.causal)
+
+    def _pooled(self, number: int, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+        """A layer's keys `[B, n, H, Dk]` and values `[B, n, H, Dv]` as its part `[B, k, w]` of full slots."""
+        if not len(self.weighing) or self.ratio == 1:
+            return pool(torch.cat([keys.flatten(2), values.flatten(2)], dim=-1), lengths, self.ratio)
+        seen = torch.cat([nn.functional.layer_norm(rows, rows.shape[-1:]) for rows in (keys, values)], dim=-1)
+        place = torch.arange(keys.shape[1], device=keys.device)[:, None] % self.ratio + 0.5
+        away = place - self.ratio * self.places[number]
+        scores = _WEIGHING_RATE * (seen * self.weighing[number]).sum(-1) - self.sharpness[number] * away.square()
+        return torch.cat([weighted_pool(rows, scores, lengths, self.ratio).flatten(2) for rows in (keys, values)], -1)
 
 
 @torch.no_grad()
@@ -148,14 +156,14 @@ def start_adapted(
     documents = take_tokens(lm, texts, int(rows_that_fit(lm.layout.width) * min(_MOST_READ, 1 / kept)))
     rows: list[Tensor] = []
     for number, document in enumerate(documents):
-        full = torch.empty(1, len(document), lm.layout.width)
+        with compressor.at(ratios[number % len(ratios)]):
+            full = torch.empty(compressor.n_slots(len(document)), lm.layout.width)
 
-        def on_part(part: Tensor, offset: int, full: Tensor = full) -> None:
-            full[..., offset : offset + part.shape[-1]] = part.cpu()
+            def on_pooled(part: Tensor, offset: int, full: Tensor = full) -> None:
+                full[:, offset : offset + part.shape[-1]] = part[0].cpu()
 
-        compressor.read(lm, [document], on_part)
-        ratio = ratios[number % len(ratios)]
-        rows.append(pool(full, torch.tensor([len(document)]), ratio)[0])
+            compressor.read(lm, [document], on_pooled)
+        rows.append(full)
     pca = fit_pca(torch.cat(rows), int(config.latent), lm.layout.block_sizes())
     up = LatentUp(int(config.latent), lm.layout.width)
     compressor.down.start_from(pca)

@@ -58,12 +58,6 @@ class LayerShape:
         """Numbers per token in this layer: its keys and its values."""
         return self.kv_heads * (self.key_dim + self.value_dim)
 
-    def split(self, part: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, k, width]` of this layer as keys `[B, k, H, Dk]` and values `[B, k, H, Dv]` (views)."""
-        middle = self.kv_heads * self.key_dim
-        keys = part[..., :middle].unflatten(-1, (self.kv_heads, self.key_dim))
-        return keys, part[..., middle:].unflatten(-1, (self.kv_heads, self.value_dim))
-
 
 class KVLayout:
     """How the keys and values of all layers lie side by side in one full slot.
@@ -90,7 +84,9 @@ class KVLayout:
         pairs = []
         for layer in self.layers:
             start = self.offsets[layer.index]
-            keys, values = layer.split(slots[..., start : start + layer.width])
+            middle = start + layer.kv_heads * layer.key_dim
+            keys = slots[..., start:middle].unflatten(-1, (layer.kv_heads, layer.key_dim))
+            values = slots[..., middle : start + layer.width].unflatten(-1, (layer.kv_heads, layer.value_dim))
             pairs.append((keys.transpose(1, 2), values.transpose(1, 2)))
         return pairs
 

@@ -76,8 +76,8 @@ def test_an_lm_that_cannot_read_both_ways_is_refused_and_reads_causally():
 
 
 def test_untrained_causal_adapters_are_the_pooled_compressor():
-    """With adapters that do nothing and a latent as wide as a slot, nothing is lost but what pooling loses."""
-    model = adapted("llama", causal=True, ratio=3)
+    """With adapters that do nothing, all positions alike, and a latent as wide as a slot."""
+    model = adapted("llama", causal=True, ratio=3, weighted=False)
     wide = model.config.model_copy(update={"latent": model.lm.layout.width})
     compressor, aligner = start_adapted(model.lm, wide, [3], TEXTS)
     pooled = tiny_model("llama", ratio=3, compressor="pooled", latent="full")
@@ -103,14 +103,38 @@ def test_a_head_may_keep_one_position_of_a_span():
     torch.testing.assert_close(chosen[1, 1, 0], rows[1, 4, 0])  # the two after it are padding
 
 
-def test_weighing_starts_as_the_mean_and_can_be_left_out():
+def test_untrained_heads_keep_a_place_of_their_own_in_each_span():
+    """Sharp enough, each head keeps one token of a span as it is, and all tokens are kept by some heads."""
+    ratio = 4
+    model = adapted("llama", causal=True, ratio=ratio)
+    lm, compressor = model.lm, model.compressor
+    with torch.no_grad():
+        for sharpness in compressor.sharpness:
+            sharpness.fill_(1e4)
+    ids = lm.encode_document(TEXTS[0])
+    whole = CMTModel.from_llm(lm.model, tokenizer=lm.tokenizer, ratio=1, latent="full").compress([TEXTS[0]])[0].slots
+    read: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        compressor.read(lm, [ids], lambda part, offset: read.update({offset: part}))
+    kept = set()
+    for layer in lm.layout.layers:
+        offset = lm.layout.offsets[layer.index]
+        tokens = whole[:, offset : offset + layer.key_dim * layer.kv_heads].unflatten(-1, (layer.kv_heads, -1))
+        slots = read[offset][0, :, : layer.key_dim * layer.kv_heads].unflatten(-1, (layer.kv_heads, -1))
+        for head in range(layer.kv_heads):
+            away = torch.cdist(slots[:1, head], tokens[:ratio, head])[0]
+            assert away.min() < 1e-3
+            kept.add(int(away.argmin()))
+    assert kept == set(range(ratio))
+
+
+def test_weighing_by_content_can_be_left_out():
     plain, weighing = adapted(weighted=False), adapted()
-    assert not list(plain.compressor.weighing)
-    for one, other in zip(plain.compress(DOCUMENTS), weighing.compress(DOCUMENTS), strict=True):
-        torch.testing.assert_close(one.slots, other.slots)
+    assert not [name for name, _ in plain.compressor.named_parameters() if name.startswith(("weigh", "place", "sharp"))]
+    before = weighing.compress(DOCUMENTS)[0].slots
     with torch.no_grad():
         weighing.compressor.weighing[1].normal_()
-    assert not torch.allclose(weighing.compress(DOCUMENTS)[0].slots, plain.compress(DOCUMENTS)[0].slots)
+    assert not torch.allclose(weighing.compress(DOCUMENTS)[0].slots, before)
 
 
 def test_gradients_reach_adapters_and_maps_and_nothing_else():
