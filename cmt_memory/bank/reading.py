@@ -132,7 +132,7 @@ class BankReader:
         places = {key: place for place, key in enumerate(found)}
         missing = [id for id, key in zip(passage_ids, keys, strict=True) if key not in places]
         if missing:
-            raise InvalidInputError(f"the passages {missing[:10]} have no vector: the store has no encoder.")
+            raise InvalidInputError(f"the passages {missing[:10]} have no retrieval vector; the store has no encoder.")
         return matrix[[places[key] for key in keys]]
 
     def text_digests(self, ids: Sequence[str]) -> dict[str, str]:
