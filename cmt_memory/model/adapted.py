@@ -123,8 +123,8 @@ class AdaptedCompressor(ReadingCompressor):
 
         def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
             keys = lm.unplaced_keys(keys, rotation)[:, :, head:]
-            rows = [part.transpose(1, 2).to(lm.device).float() for part in (keys, values[:, :, head:])]
-            on_pooled(self._pooled(numbers[layer], *rows, lengths), lm.layout.offsets[layer])
+            keys, values = (part.transpose(1, 2).to(lm.device).float() for part in (keys, values[:, :, head:]))
+            on_pooled(self._pooled(numbers[layer], keys, values, lengths), lm.layout.offsets[layer])
 
         read_whole(lm, self._reader[0], ids, lengths + head, on_layer, causal=self.settings.causal)
 
