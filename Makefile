@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
 .NOTPARALLEL:
-.PHONY: help demo test lint soak clean
+.PHONY: help demo test integrations lint soak clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -15,6 +15,7 @@ endif
 help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
+	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations"
 	@echo "make lint   ruff and mypy"
 	@echo "make soak   kill a store 200 times and check it each time; some minutes"
 	@echo "make clean  remove .venv and what builds leave"
@@ -24,6 +25,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+integrations: $(VENV)/.integrations
+	@cd integrations/langchain-cmt && ../../$(BIN)/python -m pytest
+	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -65,6 +70,13 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
 	$(call install,test)
+
+$(VENV)/.integrations: $(VENV)/.test $(wildcard integrations/*/pyproject.toml)
+	@echo "Installing the integrations into $(VENV), once"
+	@touch $(VENV)/.partial
+	@$(PIP) -e . -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]'
+	@rm $(VENV)/.partial
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
 	$(call install,dev)
