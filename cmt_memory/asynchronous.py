@@ -54,7 +54,7 @@ class _Synchronous(Protocol):
     @property
     def get(self) -> Callable[..., list[Document]]: ...
     @property
-    def ids(self) -> Callable[..., list[str]]: ...
+    def document_ids(self) -> Callable[..., list[str]]: ...
     @property
     def passages(self) -> Callable[..., list[MemoryHit]]: ...
     @property
@@ -160,11 +160,11 @@ class AsyncTwins:
         """See `embed`."""
         return await on_thread(partial(self.embed, questions))
 
-    async def aids(
-        self: _Synchronous, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0
+    async def adocument_ids(
+        self: _Synchronous, filter: dict[str, Any] | None = None, *, limit: int | None = None, offset: int = 0
     ) -> list[str]:
-        """See `ids`."""
-        return await on_thread(partial(self.ids, filter, limit, offset))
+        """See `document_ids`."""
+        return await on_thread(partial(self.document_ids, filter, limit=limit, offset=offset))
 
     async def aversions(self: _Synchronous, ids: str | Sequence[str]) -> list[str | None]:
         """See `versions`."""

@@ -47,7 +47,9 @@ class Contents:
         """Whether the store was opened beside a process that writes, so that it cannot be changed here."""
         return self.bank.read_only
 
-    def ids(self, filter: dict[str, Any] | None = None, limit: int | None = None, offset: int = 0) -> list[str]:
+    def document_ids(
+        self, filter: dict[str, Any] | None = None, *, limit: int | None = None, offset: int = 0
+    ) -> list[str]:
         """Ids of documents, in the order in which they were first added.
 
         Args:

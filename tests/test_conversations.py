@@ -22,15 +22,15 @@ def store(model, tmp_path):
 
 
 def test_ids_are_listed_in_order_and_by_filter(store):
-    assert store.ids() == ["locker", "shop", "sunday"]
-    assert store.ids({"n": {"$gt": 0}}) == ["shop", "sunday"]
-    assert store.ids({"n": {"$ne": 1}}, limit=1, offset=1) == ["sunday"]
-    assert store.ids({"$or": [{"n": 0}, {"n": 2}]}, limit=0) == []
+    assert store.document_ids() == ["locker", "shop", "sunday"]
+    assert store.document_ids({"n": {"$gt": 0}}) == ["shop", "sunday"]
+    assert store.document_ids({"n": {"$ne": 1}}, limit=1, offset=1) == ["sunday"]
+    assert store.document_ids({"$or": [{"n": 0}, {"n": 2}]}, limit=0) == []
     store.delete("shop")
-    assert store.ids(offset=1) == ["sunday"]
+    assert store.document_ids(offset=1) == ["sunday"]
     for wrong in ({"limit": -1}, {"offset": -1}, {"limit": True}, {"filter": {"n": None}}):
         with pytest.raises(InvalidInputError):
-            store.ids(**wrong)
+            store.document_ids(**wrong)
 
 
 def test_expired_documents_are_not_listed(model, tmp_path):
@@ -39,7 +39,7 @@ def test_expired_documents_are_not_listed(model, tmp_path):
         store.add_documents(["Short lived."], ids=["a"], ttl=10)
         store.add_documents(["Long lived."], ids=["b"])
         now[0] += 11
-        assert store.ids() == ["b"]
+        assert store.document_ids() == ["b"]
         assert store.versions(["a", "b"])[0] is None
 
 
@@ -47,7 +47,7 @@ def test_a_store_says_whether_it_can_be_changed(store, model):
     assert not store.read_only
     with CMTMemoryStore(store.path, model, read_only=True) as reader:
         assert reader.read_only
-        assert reader.ids() == store.ids()
+        assert reader.document_ids() == store.document_ids()
 
 
 def test_a_version_changes_with_the_text_alone(store):

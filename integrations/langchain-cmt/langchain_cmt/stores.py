@@ -99,7 +99,7 @@ class CMTStore(BaseStore):
         scored = self._ranked(op, where, wanted) if op.query else []
         if len(scored) < wanted:
             rest = where if not op.query else {"$and": [where, {"indexed": False}]}
-            documents = self._items(self.store.ids(rest))
+            documents = self._items(self.store.document_ids(rest))
             scored += [(document, None) for document in documents if _passes(op.filter, document.metadata)]
         chosen = scored[op.offset : wanted]
         self._refresh([document for document, _ in chosen], op.refresh_ttl)
@@ -122,7 +122,7 @@ class CMTStore(BaseStore):
         conditions = op.match_conditions or ()
         fixed = [_prefix(condition.path) for condition in conditions if condition.match_type == "prefix"]
         where = {"$and": [{_MINE: True}, *(part for parts in fixed for part in parts)]}
-        found = {tuple(json.loads(id)[0]) for id in self.store.ids(where)}
+        found = {tuple(json.loads(id)[0]) for id in self.store.document_ids(where)}
         found = {namespace for namespace in found if all(_matches(condition, namespace) for condition in conditions)}
         return sorted({namespace[: op.max_depth] for namespace in found})[op.offset : op.offset + op.limit]
 

@@ -154,7 +154,7 @@ class CMTVectorStore(VectorStore):
         if ids is not None and where is not None:
             raise InvalidInputError("get takes ids or where, not both.")
         if ids is None:
-            named = self.store.ids(where, limit, offset or 0)
+            named = self.store.document_ids(where, limit=limit, offset=offset or 0)
         else:
             named = ([ids] if isinstance(ids, str) else list(ids))[offset or 0 :][:limit]
         found = self.store.get(named)
@@ -181,7 +181,7 @@ class CMTVectorStore(VectorStore):
         if ids is not None and filter is not None:
             raise InvalidInputError("delete takes ids or filter, not both.")
         if ids is None:
-            known = self.store.ids(filter)
+            known = self.store.document_ids(filter)
         else:
             named = list(dict.fromkeys(ids))
             known = [document.id for document in self.store.get(named) if document.id is not None]

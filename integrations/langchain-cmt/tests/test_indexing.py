@@ -18,7 +18,7 @@ def records():
 
 @pytest.fixture
 def vectors(store):
-    store.delete(store.ids())
+    store.delete(store.document_ids())
     return CMTVectorStore(store=store)
 
 

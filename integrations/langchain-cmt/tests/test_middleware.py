@@ -125,7 +125,7 @@ async def test_an_agent_saves_and_searches(store):
     middleware = CMTMemoryMiddleware(store, k=1, tools=True, metadata={"by": "agent"})
     chat = ScriptedCMT(store=store, script=script())
     state = create_agent(chat, middleware=[middleware]).invoke(asked())
-    [saved] = store.ids({"by": "agent"})
+    [saved] = store.document_ids({"by": "agent"})
     told = [message.content for message in state["messages"] if isinstance(message, ToolMessage)]
     assert told == [f"Saved as {saved}.", "1 passages were found and are in your memory now."]
     assert chat.seen[2][1]["memory_ids"] == [f"{saved}#0", "locker#0"]
@@ -137,7 +137,7 @@ async def test_an_agent_saves_and_searches(store):
 
 async def test_the_tools_alone_for_any_agent(store):
     save, search = create_memory_tools(store, k=1, metadata={"by": "agent"})
-    assert save.invoke({"text": "Tom likes plums."}) == f"Saved as {store.ids({'by': 'agent'})[0]}."
+    assert save.invoke({"text": "Tom likes plums."}) == f"Saved as {store.document_ids({'by': 'agent'})[0]}."
     assert "Saved as" in await save.ainvoke({"text": "Ada likes pears."})
     assert search.invoke({"query": "What does Tom like?"}) == "Tom likes plums."
     call = {"name": "search_memory", "args": {"query": "What does Ada like?"}, "id": "1", "type": "tool_call"}

@@ -140,7 +140,7 @@ def test_deleting_some_none_and_all(vectors, store):
     assert vectors.delete(["nobody", "shop", "shop"]) is True
     assert len(store) == 2
     assert vectors.delete(filter={"n": 2}) is True
-    assert store.ids() == ["locker"]
+    assert store.document_ids() == ["locker"]
     with pytest.raises(TypeError, match="where"):
         vectors.delete(where={"n": 0})
     assert vectors.delete() is True
