@@ -136,6 +136,8 @@ class HybridSelector:
         weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
         if not all(_is_number(weight) and weight > 0 for weight in weights.values()):
             raise InvalidInputError(f"channels is {given!r}; expected weights above 0.")
+        if vector is not None and self._encoder is None:
+            raise InvalidInputError("the store has no encoder, so it has no vectors that one could be compared with.")
         if vector is not None and "dense" not in weights:
             raise InvalidInputError('a vector is searched for by the channel "dense", which is not among these.')
         return {
