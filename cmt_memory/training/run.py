@@ -84,7 +84,7 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
         batches_each(stage)
     model = _starting_model(config, data["pretrain"])
     if model.lm.device.type == "cpu":
-        model.lm.model.set_attn_implementation("eager")  # a step with SDPA's backward pass takes half as long again
+        model.lm.model.set_attn_implementation("eager")  # SDPA is slower backwards (benchmarks/training_step.py)
     _check_lengths(config, model.lm)
     held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
     before = module_digest([model.lm.model])
