@@ -60,23 +60,19 @@ $(VENV)/.python:
 define install
 	@echo "Installing $(1) into $(VENV); this takes a few minutes, once"
 	@touch $(VENV)/.partial
-	@$(PIP) -e '.[$(1)]'
+	@$(PIP) $(2)
 	@rm $(VENV)/.partial
 	@touch $@
 endef
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
-	$(call install,demo)
+	$(call install,demo,-e '.[demo]')
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
-	$(call install,test)
+	$(call install,test,-e '.[test]')
 
 $(VENV)/.integrations: $(VENV)/.test $(wildcard integrations/*/pyproject.toml)
-	@echo "Installing the integrations into $(VENV), once"
-	@touch $(VENV)/.partial
-	@$(PIP) -e . -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]'
-	@rm $(VENV)/.partial
-	@touch $@
+	$(call install,integrations,-e . -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]')
 
 $(VENV)/.dev: $(VENV)/.test
-	$(call install,dev)
+	$(call install,dev,-e '.[dev]')

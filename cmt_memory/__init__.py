@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cmt_memory.lazy import lazily
 
 if TYPE_CHECKING:
-    from cmt_memory.asynchronous import on_thread
+    from cmt_memory.asynchronous import on_thread, pieces_on_threads, result_on_thread
     from cmt_memory.documents import Answer, Document, MemoryHit
     from cmt_memory.errors import (
         CMTError,
@@ -30,6 +30,8 @@ _EXPORTS = {
     "Document": "cmt_memory.documents",
     "MemoryHit": "cmt_memory.documents",
     "on_thread": "cmt_memory.asynchronous",
+    "pieces_on_threads": "cmt_memory.asynchronous",
+    "result_on_thread": "cmt_memory.asynchronous",
     "CMTGenerator": "cmt_memory.generation",
     "Completion": "cmt_memory.generation",
     "CMTModel": "cmt_memory.model",
@@ -52,6 +54,8 @@ __all__ = [  # noqa: RUF022 - by role, most used first
     "Answer",
     "Completion",
     "on_thread",
+    "pieces_on_threads",
+    "result_on_thread",
     "CMTError",
     "InvalidInputError",
     "UnsupportedModelError",

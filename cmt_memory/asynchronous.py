@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack
@@ -176,32 +176,15 @@ class AsyncTwins:
 
     async def aask(self: _Synchronous, question: Question, **settings: Unpack[AskSettings]) -> Answer:
         """See `ask`; cancelled, the LM stops after the token it is at."""
-        stop = threading.Event()
-
-        def work() -> Answer:
-            pieces = self.stream(question, **settings)
-            try:
-                while not stop.is_set():
-                    next(pieces)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-            finally:
-                pieces.close()
-            raise Stopped
-
-        return await on_thread(work, stop.set)
+        return await result_on_thread(partial(self.stream, question, **settings))
 
     async def astream(
         self: _Synchronous, question: Question, **settings: Unpack[AskSettings]
     ) -> AsyncGenerator[str, None]:
         """See `stream`; closed early, the LM stops after the token it is at."""
-        pieces = await on_thread(partial(self.stream, question, **settings))
-        try:
-            while (piece := await on_thread(partial(next, pieces, None))) is not None:
+        async with aclosing(pieces_on_threads(partial(self.stream, question, **settings))) as pieces:
+            async for piece in pieces:
                 yield piece
-        finally:
-            await on_thread(pieces.close)
 
     async def astats(self: _Synchronous) -> dict[str, Any]:
         """See `stats`."""
@@ -266,6 +249,43 @@ async def on_thread(work: Callable[[], T], stop: Callable[[], None] | None = Non
         if not future.cancelled():
             future.exception()
         raise
+
+
+async def result_on_thread(start: Callable[[], Generator[Any, None, T]]) -> T:
+    """What a generator returns at its end, which is run to on a worker thread; cancelled, it ends after its next piece.
+
+    Args:
+        start: makes the generator; called on the thread.
+    """
+    stop = threading.Event()
+
+    def work() -> T:
+        pieces = start()
+        try:
+            while not stop.is_set():
+                next(pieces)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            pieces.close()
+        raise Stopped
+
+    return await on_thread(work, stop.set)
+
+
+async def pieces_on_threads(start: Callable[[], Generator[T, None, Any]]) -> AsyncGenerator[T, None]:
+    """A generator's pieces, each made on a worker thread; closed early, the generator is closed too.
+
+    Args:
+        start: makes the generator, of pieces that are not None; called on a thread.
+    """
+    pieces = await on_thread(start)
+    try:
+        while (piece := await on_thread(partial(next, pieces, None))) is not None:
+            yield piece
+    finally:
+        await on_thread(pieces.close)
 
 
 async def _reporting(work: Callable[..., T], on_progress: OnProgress | None) -> T:

@@ -22,6 +22,7 @@ _CHUNK = 500
 _WORDS = "words"
 # Documents whose time has come are gone for every reader, before the next write removes them.
 _LIVE = "(d.expires IS NULL OR d.expires > cmt_now())"
+_DOCUMENT = "d.id, d.sha256, d.text, d.metadata"
 LACKING = (
     "SELECT p.document, p.key, p.n_tokens FROM passages p JOIN documents d ON d.key = p.document LEFT JOIN payloads y "
     f"ON y.passage = p.key AND y.generation = ? WHERE y.passage IS NULL AND {_LIVE}"
@@ -97,7 +98,7 @@ class Queries:
 
     def ids(self, limit: int | None = None, offset: int = 0, condition: Condition | None = None) -> list[str]:
         """Ids of the documents that pass a condition, in the order in which they were first added."""
-        test, values = ("1", []) if condition is None else to_sql(condition, "d.key")
+        test, values = _test(condition)
         rows = self._all(
             f"SELECT d.id FROM documents d WHERE {_LIVE} AND {test} ORDER BY d.key LIMIT ? OFFSET ?",
             (*values, -1 if limit is None else limit, offset),
@@ -114,13 +115,8 @@ class Queries:
         Raises:
             StoreCorruptError: A text is not what was kept.
         """
-        rows = self._in(
-            f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids
-        )
-        return {
-            id: Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
-            for id, digest, text, metadata in rows
-        }
+        rows = self._in(f"SELECT {_DOCUMENT} FROM documents d WHERE {_LIVE} AND d.id IN (%s)", ids)
+        return {row[0]: self._document(*row) for row in rows}
 
     def matching(self, condition: Condition | None, limit: int | None, offset: int) -> list[Document]:
         """Documents whose metadata passes a filter, in the order in which they were first added.
@@ -128,16 +124,15 @@ class Queries:
         Raises:
             StoreCorruptError: A text is not what was kept.
         """
-        where, values = ("1", list[Any]()) if condition is None else to_sql(condition, "d.key")
+        test, values = _test(condition)
         rows = self._all(
-            f"SELECT d.id, d.sha256, d.text, d.metadata FROM documents d WHERE {_LIVE} AND {where} "
-            "ORDER BY d.key LIMIT ? OFFSET ?",
-            [*values, -1 if limit is None else limit, offset],
+            f"SELECT {_DOCUMENT} FROM documents d WHERE {_LIVE} AND {test} ORDER BY d.key LIMIT ? OFFSET ?",
+            (*values, -1 if limit is None else limit, offset),
         )
-        return [
-            Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
-            for id, digest, text, metadata in rows
-        ]
+        return [self._document(*row) for row in rows]
+
+    def _document(self, id: str, digest: bytes, text: bytes, metadata: str) -> Document:
+        return Document(self._checked(id, digest, text).decode(), _metadata(id, metadata), id)
 
     def contents(self, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
         """The sha256 of the text and the metadata's canonical JSON, by id."""
@@ -432,6 +427,11 @@ class Queries:
 def _any_of(words: Sequence[str]) -> str:
     """A query of the lexicon for passages with any of the words."""
     return " OR ".join('"' + word.replace('"', '""').replace("\0", " ") + '"' for word in words)
+
+
+def _test(condition: Condition | None) -> tuple[str, list[Any]]:
+    """SQL for whether a document `d` passes a condition, with its values."""
+    return ("1", []) if condition is None else to_sql(condition, "d.key")
 
 
 def _metadata(id: str, text: str) -> dict[str, Any]:

@@ -281,10 +281,11 @@ class CMTModel:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config, tensors = self.saved_config(), self.state()
+        kept, tensors = self, self.state()
         if dtype is not None:
             tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-            config = self.with_state(self.config, tensors).saved_config()
+            kept = self.with_state(self.config, tensors)
+        config = kept.saved_config()
         if include_lm:
             save_lm(self.lm.model, self.lm.tokenizer, folder / "lm")
             config.lm = "./lm"

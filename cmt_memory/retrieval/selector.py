@@ -152,11 +152,11 @@ class HybridSelector:
             made = np.asarray(vector, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the vector is {vector!r:.80}; expected numbers.") from error
-        dimension = self._encoder.dimension if self._encoder is not None else 0
-        if made.shape != (dimension,) or not np.isfinite(made).all() or not made.any():
+        assert self._encoder is not None
+        if made.shape != (self._encoder.dimension,) or not np.isfinite(made).all() or not made.any():
             raise InvalidInputError(
-                f"the vector has the shape {list(made.shape)}; expected [{dimension}] finite numbers that are not all "
-                f"zero, as the store's encoder {self._encoder.id if self._encoder else None!r} makes them."
+                f"the vector has the shape {list(made.shape)}; expected [{self._encoder.dimension}] finite numbers, "
+                f"not all zero, as the store's encoder {self._encoder.id!r} makes them."
             )
         result: Vector = made / np.linalg.norm(made)
         return result

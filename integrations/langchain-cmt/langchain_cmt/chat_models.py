@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any, Literal, Self
 
-from cmt_memory import CMTGenerator, CMTMemoryStore, CMTModel, InvalidInputError, on_thread
+from cmt_memory import (
+    CMTGenerator,
+    CMTMemoryStore,
+    CMTModel,
+    InvalidInputError,
+    pieces_on_threads,
+    result_on_thread,
+)
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -210,19 +216,7 @@ class ChatCMT(BaseChatModel):
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
         await self._aretrieve(call, messages)
-        cancelled = threading.Event()
-
-        def work() -> Answered:
-            with closing(self._pieces(call)) as pieces:
-                try:
-                    while not cancelled.is_set():
-                        next(pieces)
-                except StopIteration as end:
-                    answer: Answered = end.value
-                    return answer
-            raise RuntimeError("The call was cancelled.")  # told to nobody: the caller is gone
-
-        return self._result(call, await on_thread(work, cancelled.set))
+        return self._result(call, await result_on_thread(partial(self._pieces, call)))
 
     def _stream(
         self,
@@ -248,14 +242,11 @@ class ChatCMT(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
         await self._aretrieve(call, messages)
-        chunks = self._chunks(call)
-        try:
-            while (chunk := await on_thread(partial(next, chunks, None))) is not None:
+        async with aclosing(pieces_on_threads(partial(self._chunks, call))) as chunks:
+            async for chunk in chunks:
                 if run_manager is not None and chunk.text:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-        finally:
-            await on_thread(chunks.close)
 
     def _pieces(self, call: Call) -> Generator[str, None, Answered]:
         if self.store is None:

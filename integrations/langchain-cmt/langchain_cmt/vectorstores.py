@@ -240,7 +240,7 @@ class CMTVectorStore(VectorStore):
             InvalidInputError: the store has no vectors.
         """
         hits = self._search(query, fetch_k, kwargs)
-        return self._diverse(self._encoder().encode_query(query), hits, k, lambda_mult)
+        return self._diverse(self.store.embed(query)[0], hits, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
@@ -264,11 +264,6 @@ class CMTVectorStore(VectorStore):
     def _nearest(self, embedding: list[float], k: int, kwargs: dict[str, Any]) -> list[MemoryHit]:
         refuse(kwargs.keys() - {"filter", "min_score"}, "The search", _SEARCH)
         return self.store.search(None, k, vector=embedding, **kwargs)
-
-    def _encoder(self) -> Any:
-        if self.store.encoder is None:
-            raise InvalidInputError("This store has no encoder, so there are no vectors to tell passages apart by.")
-        return self.store.encoder
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return float
@@ -315,16 +310,14 @@ class StoreEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of texts."""
-        vectors: list[list[float]] = self._encoder().encode_documents(texts).tolist()
+        encoder: Any = self._store.encoder
+        vectors: list[list[float]] = encoder.encode_documents(texts).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a question."""
-        vector: list[float] = self._encoder().encode_query(text).tolist()
+        vector: list[float] = self._store.embed(text)[0].tolist()
         return vector
-
-    def _encoder(self) -> Any:
-        return self._store.encoder
 
 
 def _adding(kwargs: dict[str, Any]) -> dict[str, Any]:

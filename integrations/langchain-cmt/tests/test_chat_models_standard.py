@@ -82,7 +82,7 @@ class TestIntegrationOnBundled(OnBundled, ChatModelIntegrationTests):
     pass
 
 
-class TestUnitOnQwen(OnQwen, ChatModelUnitTests):
+class WithTools(OnQwen):
     @property
     def has_tool_calling(self):
         return True
@@ -92,18 +92,14 @@ class TestUnitOnQwen(OnQwen, ChatModelUnitTests):
         return True
 
 
-class TestIntegrationOnQwen(OnQwen, ChatModelIntegrationTests):
+class TestUnitOnQwen(WithTools, ChatModelUnitTests):
+    pass
+
+
+class TestIntegrationOnQwen(WithTools, ChatModelIntegrationTests):
     """On an LM that was trained, in seconds, to call the suite's tools."""
 
     @pytest.fixture(autouse=True)
     def _models(self, stores):
         self.params = {"model": caller()}
         self.remembering = ChatCMT(store=stores["qwen"], max_tokens=16)
-
-    @property
-    def has_tool_calling(self):
-        return True
-
-    @property
-    def has_structured_output(self):
-        return True

@@ -6,7 +6,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cmt_memory import CMTGenerator, CMTMemoryStore, CMTModel, InvalidInputError
+from cmt_memory import (
+    CMTGenerator,
+    CMTMemoryStore,
+    CMTModel,
+    InvalidInputError,
+    pieces_on_threads,
+    result_on_thread,
+)
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,7 +31,6 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from llama_index.llms.cmt.requests import SETTINGS, Request, call_settings, to_turns
-from llama_index.llms.cmt.threads import pieces_on_threads, result_on_thread
 
 _WITHOUT_LIMIT = 131_072
 

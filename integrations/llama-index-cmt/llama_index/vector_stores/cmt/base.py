@@ -19,7 +19,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from llama_index.vector_stores.cmt.embedding import StoreEmbedding
-from llama_index.vector_stores.cmt.filters import translate
+from llama_index.vector_stores.cmt.filters import all_of, translate
 from llama_index.vector_stores.cmt.nodes import last_of_each, to_document, to_node, to_nodes
 from llama_index.vector_stores.cmt.searching import ids_filter, run_query, source_filter
 
@@ -130,10 +130,8 @@ class CMTVectorStore(BasePydanticVectorStore):
         if node_ids is None and filters is None:
             raise InvalidInputError("give node_ids or filters; to delete everything, call clear().")
         where, rest = translate(filters)
-        parts = [where] if where else []
-        if node_ids is not None:
-            parts.append({"$id": {"$in": list(node_ids)}})
-        self._delete_where({"$and": parts} if parts else {}, rest)
+        named = [] if node_ids is None else [{"$id": {"$in": list(node_ids)}}]
+        self._delete_where(all_of([where, *named]), rest)
 
     async def adelete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
@@ -159,10 +157,8 @@ class CMTVectorStore(BasePydanticVectorStore):
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Nodes by id, by filter, or by both; in the order of the ids, without those that are not there."""
         where, rest = translate(filters)
-        parts = [where] if where else []
-        if node_ids is not None:
-            parts.append(ids_filter(node_ids))
-        documents = self.client.documents({"$and": parts} if parts else None)
+        named = [] if node_ids is None else [ids_filter(node_ids)]
+        documents = self.client.documents(all_of([where, *named]))
         passing = [document for document in documents if rest is None or rest(document.metadata)]
         if node_ids is None:
             return [to_node(document) for document in passing]

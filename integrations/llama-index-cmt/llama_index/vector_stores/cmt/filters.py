@@ -78,15 +78,16 @@ def _stored(filters: MetadataFilters | MetadataFilter) -> tuple[Where, bool]:
     parts = [_stored(part) for part in filters.filters]
     exact = all(is_exact for _, is_exact in parts)
     if filters.condition == FilterCondition.NOT:
-        return _all_of([{"$not": where} if where else _NOTHING for where, is_exact in parts if is_exact]), exact
+        return all_of([{"$not": where} if where else _NOTHING for where, is_exact in parts if is_exact]), exact
     if filters.condition != FilterCondition.OR:
-        return _all_of([where for where, _ in parts]), exact
+        return all_of([where for where, _ in parts]), exact
     if not all(where for where, _ in parts):
         return EVERYTHING, exact
     return ({"$or": [where for where, _ in parts]} if parts else EVERYTHING), exact
 
 
-def _all_of(parts: list[Where]) -> Where:
+def all_of(parts: list[Where]) -> Where:
+    """A filter for what passes every one of these."""
     return {"$and": parts} if (parts := [part for part in parts if part]) else EVERYTHING
 
 

@@ -10,7 +10,7 @@ from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddi
 from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
-from llama_index.vector_stores.cmt.filters import Where, translate
+from llama_index.vector_stores.cmt.filters import Where, all_of, translate
 from llama_index.vector_stores.cmt.nodes import REF_DOC_ID, to_nodes
 
 _MORE = 4
@@ -70,7 +70,7 @@ def source_filter(ids: Sequence[str]) -> Where:
 
 def _scope(query: VectorStoreQuery) -> _Scope:
     where, rest = translate(query.filters)
-    parts = [where] if where else []
+    parts = [where]
     if query.doc_ids is not None:
         parts.append(source_filter(query.doc_ids))
     named = set(query.node_ids or ())
@@ -82,7 +82,7 @@ def _scope(query: VectorStoreQuery) -> _Scope:
             return False
         return rest is None or rest(hit.metadata)
 
-    return _Scope({"$and": parts} if parts else {}, accepts)
+    return _Scope(all_of(parts), accepts)
 
 
 def _shares(alpha: float | None) -> dict[str, float]:
