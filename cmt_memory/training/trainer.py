@@ -42,6 +42,11 @@ FAILED = "gate.json"
 class CMTTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` for a stage; `of` makes them from the checked configuration."""
 
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: one at most. With several, `Trainer` would split a unit, which is a whole batch."""
+        return min(1, super().n_gpu)
+
     @classmethod
     def of(cls, config: TrainConfig, stage: Stage, folder: Path, steps: int) -> CMTTrainingArguments:
         """The arguments of one stage.

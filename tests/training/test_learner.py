@@ -262,3 +262,20 @@ def test_units_are_the_same_whenever_they_are_asked_for(kind):
             assert len(row.answer) > 1
             assert set(row.gold) <= set(row.documents)
     assert learner(model)(forward[0])["loss"].isfinite()
+
+
+def test_one_process_uses_one_gpu(tmp_path):
+    """Where a machine has two, `Trainer` would read two units at once and split them between replicas."""
+    config = checked(
+        {
+            "output": str(tmp_path),
+            "train": [{"kind": "facts"}],
+            "stages": [{"task": "answers", "steps": 1}],
+            "device": "cpu",
+        },
+        "test",
+    )
+    arguments = CMTTrainingArguments.of(config, config.stages[0], tmp_path, 1)
+    arguments._n_gpu = 2
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == 1
