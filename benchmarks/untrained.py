@@ -20,6 +20,7 @@ import torch
 from cmt_memory import CMTModel
 from cmt_memory.model.agreement import next_token_agreement
 from cmt_memory.model.latent import calibration_texts, collect_rows, fit_projection, rows_that_fit, take_tokens
+from cmt_memory.model.parts import COMPRESSORS
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
         projection = fit_projection(rows.clone(), size, lm.layout.block_sizes(), scaled=scaled)
         facts = {"ratio": 1, "latent": size, "scaled": scaled, "variance": round(projection.variance_kept(rows), 4)}
         arms.append((facts, base.with_state(base.config.model_copy(update={"latent": size}), projection.tensors())))
-    for ratio, name in product(options.ratios, ("pooled", "kept")):
+    for ratio, name in product(options.ratios, COMPRESSORS):
         facts = {"ratio": ratio, "latent": "full", "compressor": name}
         arms.append((facts, CMTModel.from_llm(lm.model, tokenizer=lm.tokenizer, **facts)))
     results = []
@@ -63,7 +64,7 @@ def main() -> None:
             "torch": torch.__version__,
         }
         machine = {"machine": platform.machine(), "threads": torch.get_num_threads()}
-        options.output.write_text(json.dumps(facts | machine | {"rows": rows}, indent=1) + "\n", "utf-8")
+        options.output.write_text(json.dumps(facts | machine | {"rows": results}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cmt_memory.evaluation.arms import ARMS
-from cmt_memory.model.config import MAX_RATIO
+from cmt_memory.model.config import MAX_RATIO, Untrained
 from cmt_memory.settings import Strict, check_rising, read_settings
 from cmt_memory.training.data import DataFile
 
@@ -150,7 +150,7 @@ class EvaluatedModel(Strict):
     model: str
     ratios: tuple[Annotated[int, Field(ge=1, le=MAX_RATIO)], ...] | None = Field(default=None, min_length=1)
     latent: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
-    compressor: Literal["pooled", "kept"] | None = None
+    compressor: Untrained | None = None
     name: str | None = Field(default=None, min_length=1)
 
     @property

@@ -13,6 +13,8 @@ from cmt_memory.errors import InvalidInputError
 MAX_RATIO = 256
 TRAINED = ("adapted", "encoder")
 """Compressors that have to be trained."""
+Untrained = Literal["pooled", "kept"]
+"""Compressors that need no training, which `cmt_memory.model.parts.COMPRESSORS` names too."""
 
 
 class AdapterConfig(BaseModel):
@@ -123,7 +125,7 @@ class CMTConfig(BaseModel):
     lm_revision: str | None = None
     ratio: int = Field(default=1, ge=1, le=MAX_RATIO)
     latent: int | Literal["full"] = "full"
-    compressor: Literal["pooled", "kept", "adapted", "encoder"] = "pooled"
+    compressor: Untrained | Literal["adapted", "encoder"] = "pooled"
     adapter: AdapterConfig | None = None
     encoder: EncoderConfig | None = None
     trained_ratios: tuple[int, ...] = ()

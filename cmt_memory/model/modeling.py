@@ -18,7 +18,7 @@ from cmt_memory.model.aggregator import Aggregator
 from cmt_memory.model.agreement import FitReport, next_token_agreement
 from cmt_memory.model.aligner import Aligner, LinearAligner
 from cmt_memory.model.compressor import Compressor, ReadingCompressor
-from cmt_memory.model.config import CMTConfig
+from cmt_memory.model.config import CMTConfig, Untrained
 from cmt_memory.model.encoder import EncoderCompressor
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.latent import calibration_texts, collect_rows, fit_latent, take_tokens
@@ -78,7 +78,7 @@ class CMTModel:
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         ratio: int | None = None,
         latent: int | Literal["full"] | None = None,
-        compressor: Literal["pooled", "kept"] | None = None,
+        compressor: Untrained | None = None,
         fit_on: Sequence[str] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,

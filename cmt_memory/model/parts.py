@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from cmt_memory.model.adapted import AdaptedCompressor, load_adapted, start_adap
 from cmt_memory.model.aggregator import Aggregator, ConcatAggregator, CrossAttentionAggregator
 from cmt_memory.model.aligner import Aligner, FullAligner, LinearAligner, PrefixAligner
 from cmt_memory.model.compressor import Compressor, KeptCompressor, PooledCompressor, ReadingCompressor
-from cmt_memory.model.config import MAX_RATIO, TRAINED, CMTConfig
+from cmt_memory.model.config import MAX_RATIO, TRAINED, CMTConfig, Untrained
 from cmt_memory.model.encoder import EncoderCompressor
 from cmt_memory.model.latent import Projection, collect_rows, rows_that_fit, take_tokens
 from cmt_memory.model.lm import FrozenLM
@@ -139,7 +138,7 @@ def _shape(tensors: dict[str, Tensor], name: str) -> list[int] | None:
     return list(tensors[name].shape) if name in tensors else None
 
 
-def default_compressor(ratio: int) -> Literal["pooled", "kept"]:
+def default_compressor(ratio: int) -> Untrained:
     """What keeps more without training at this ratio; measured by `benchmarks/untrained.py`."""
     return "pooled" if ratio == 1 else "kept"
 

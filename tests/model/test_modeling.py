@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import peft
 import pytest
@@ -11,6 +12,8 @@ import torch
 from cmt_memory import CMTGenerator, CMTModel
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError, UnsupportedModelError
 from cmt_memory.model.agreement import next_token_agreement
+from cmt_memory.model.config import Untrained
+from cmt_memory.model.parts import COMPRESSORS
 from tests.tiny import DOCUMENTS, HYBRIDS, QUESTION, save_tiny, tiny_lm, tiny_model, tokenizer
 
 LONG = " ".join(DOCUMENTS * 4)
@@ -80,8 +83,12 @@ def test_encoder_decoders_are_refused():
         CMTModel.from_llm(T5ForConditionalGeneration(config), tokenizer=tokenizer())
 
 
+def test_compressors_are_named_where_they_are_made_and_where_they_are_checked():
+    assert set(COMPRESSORS) == set(get_args(Untrained))
+
+
 @pytest.mark.parametrize("ratio", [1, 2, 4, 7, 16])
-@pytest.mark.parametrize("compressor", ["pooled", "kept"])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
 @pytest.mark.parametrize("latent", ["full", 24])
 def test_slots_are_as_many_as_the_ratio_says(ratio, compressor, latent):
     model = tiny_model(ratio=ratio, compressor=compressor, latent=latent)
@@ -97,7 +104,7 @@ def test_slots_are_as_many_as_the_ratio_says(ratio, compressor, latent):
     assert usage.memory_slots == len(short.slots) + len(long.slots)
 
 
-@pytest.mark.parametrize("compressor", ["pooled", "kept"])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3"])
 def test_batches_do_not_change_memories(family, compressor):
     model = tiny_model(family, ratio=3, compressor=compressor, latent="full")
