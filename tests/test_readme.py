@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.front_page import TABLES, written
 from cmt_memory.cli import main
 from cmt_memory.cli.demo import OWN_LM
 from tests.tiny import save_tiny
@@ -53,3 +54,20 @@ def test_every_make_target_shown_is_there():
     for page in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"^make (\w+)", (ROOT / page).read_text("utf-8"), re.MULTILINE):
             assert re.search(rf"^{target}:", rules, re.MULTILINE), target
+
+
+def test_the_tables_are_what_was_measured():
+    """`python -m benchmarks.front_page` writes them anew."""
+    assert set(re.findall(r"<!-- table: (\w+) -->", README)) == set(TABLES)
+    assert written(README) == README
+
+
+def test_the_front_page_fits_a_screen():
+    assert README[: README.index("## Where things are")].count("\n") <= 90
+
+
+def test_every_link_leads_somewhere():
+    pages = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", pages):
+        assert (ROOT / target).exists() or f" {target.removeprefix('docs/')}\n" in site, target
