@@ -62,6 +62,9 @@ def read_paths(paths: Sequence[Path], *, outside: Path | None = None) -> Reading
             if path.is_dir() and file.suffix.lower() not in TEXT | JSONL | PDF:
                 reading.ignored[file.suffix.lower() or "no suffix"] += 1
                 continue
+            if path.is_dir() and file.exists() and not file.is_file():
+                reading.skipped[str(file)] = "this is a pipe or a device, not a file."  # reading one may never end
+                continue
             try:
                 reading.documents += read_file(file)
                 reading.files.append(str(file))

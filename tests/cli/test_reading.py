@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,20 @@ def test_any_text_file_can_be_named_itself(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text("port = 80")
     assert read_paths([path]).documents[0].text == "port = 80"
+
+
+def test_links_and_pipes_in_a_folder(tmp_path):
+    """A link to a file is followed, one to a folder is not; nothing waits for a pipe."""
+    (tmp_path / "outside" / "sub").mkdir(parents=True)
+    for name in ("a.md", "sub/b.md"):
+        (tmp_path / "outside" / name).write_text("text")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "linked.md").symlink_to(tmp_path / "outside" / "a.md")
+    (notes / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    (notes / "folder").symlink_to(tmp_path / "outside" / "sub", target_is_directory=True)
+    os.mkfifo(notes / "pipe.txt")
+    reading = read_paths([notes])
+    assert reading.files == [str(notes / "linked.md")]
+    assert set(reading.skipped) == {str(notes / "gone.md"), str(notes / "pipe.txt")}
+    assert "pipe" in reading.skipped[str(notes / "pipe.txt")]
