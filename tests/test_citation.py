@@ -15,4 +15,4 @@ def test_it_cites_this_version_and_the_paper():
     assert {"message", "title", "authors"} <= set(cited)
     assert cited["version"] == cmt_memory.__version__
     assert cited["preferred-citation"]["doi"] == "10.1609/aaai.v39i23.34619"
-    assert [author["family-names"] for author in cited["preferred-citation"]["authors"]][0] == "Li"
+    assert cited["preferred-citation"]["authors"][0]["family-names"] == "Li"
