@@ -41,7 +41,7 @@ soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.soak_kills --kills 200 --output benchmarks/results/soak_kills.json
 
 docs: $(VENV)/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "site/index.html"
 
 docs-serve: $(VENV)/.docs

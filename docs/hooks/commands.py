@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from collections.abc import Iterator
@@ -39,8 +40,6 @@ def _described(text: str) -> str:
         if paragraph.startswith("\b"):
             block = paragraph.removeprefix("\b").strip("\n")
             parts.append(f"```text\n{inspect.cleandoc(block)}\n```")
-        elif parts and parts[-1].endswith("```") and paragraph.startswith(" "):
-            parts.append(paragraph)
         else:
             parts.append(_escaped(" ".join(paragraph.split())))
     return "\n\n".join(parts)
@@ -58,6 +57,5 @@ def _options(command: click.Command, context: click.Context) -> str:
 
 def _escaped(text: str) -> str:
     """Plain words for Markdown; options and names in capitals as code."""
-    text = re.sub(r"([\\*_<>\[\]])", r"\\\1", text)
-    text = text.replace("`", "\\`")
+    text = re.sub(r"([\\`*_\[\]])", r"\\\1", html.escape(text, quote=False))
     return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"`\1`", text)

@@ -19,17 +19,13 @@ def reference() -> str:
     """A table of all errors, then each with when it is raised and what to do."""
     lines = []
     for one in classes():
-        others = [base.__name__ for base in one.__mro__[1:-1] if base not in (Exception, BaseException, errors.CMTError)]
-        builtin = [name for name in others if name not in ("ImportError",) or "ModuleNotFoundError" not in others]
-        lines.append((f"[`{one.__name__}`][cmt_memory.errors.{one.__name__}]", _summary(one), ", ".join(map(_code, builtin)) or "–"))
-    overview = results.rows(("error", "when", "caught as"), lines)
+        others = [f"`{base.__name__}`" for base in one.__bases__ if base not in (Exception, errors.CMTError)]
+        name = f"[`{one.__name__}`][cmt_memory.errors.{one.__name__}]"
+        lines.append((name, _summary(one), ", ".join(others) or "–"))
+    overview = results.rows(("error", "when", "also a"), lines)
     each = [f"::: cmt_memory.errors.{one.__name__}" for one in classes()]
     return "\n\n".join([overview, *each])
 
 
 def _summary(one: type[Exception]) -> str:
     return inspect.getdoc(one).partition("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"

@@ -43,7 +43,9 @@ def _overview(found: Found) -> str:
 
 def _asked(found: Found) -> str:
     data, settings = found["data"], found["settings"]
-    searched = f"{settings['k']} passages found for each" if found["retrieval"] else "each asked before its own document"
+    searched = (
+        f"{settings['k']} passages found for each" if found["retrieval"] else "each asked before its own document"
+    )
     intervals = f"Brackets are 95 % intervals, {data['drawn_together']:,} draws, {settings['resamples']:,} resamples."
     return (
         f"{data['questions']:,} questions about {data['documents']:,} documents, {searched}. Exact match, greedy "
@@ -56,7 +58,9 @@ def _beside(found: Found) -> str:
     for result in found["results"]:
         text, cost = result["arms"].get("text"), result["bytes_per_passage"].get("text")
         if text and cost:
-            return f"The text takes {_count(text['positions'])} positions a question and {_count(cost)} bytes a passage."
+            return (
+                f"The text takes {_count(text['positions'])} positions a question and {_count(cost)} bytes a passage."
+            )
     return ""
 
 
@@ -81,7 +85,9 @@ def _arms(found: Found) -> str:
         missing = "".join(f"\n\n{arm}: not measured; {why}." for arm, why in result["unavailable"].items())
         inside = results.rows(header, lines) + missing
         title = f"Every arm: {result['model']} at ratio {result['ratio']}"
-        parts.append(f'??? note "{title}"\n\n' + "\n".join(f"    {line}" if line else "" for line in inside.split("\n")))
+        parts.append(
+            f'??? note "{title}"\n\n' + "\n".join(f"    {line}" if line else "" for line in inside.split("\n"))
+        )
     return "\n\n".join(parts)
 
 
@@ -104,7 +110,9 @@ def _times(found: Found) -> str:
             one["model"],
             str(one["ratio"]),
             *(
-                f"{took['median']:,.1f} ({took['p10']:,.1f} – {took['p90']:,.1f})" if (took := one["arms"].get(arm)) else "–"
+                f"{took['median']:,.1f} ({took['p10']:,.1f} – {took['p90']:,.1f})"
+                if (took := one["arms"].get(arm))
+                else "–"
                 for arm in arms
             ),
         )

@@ -58,11 +58,9 @@ def table(name: str) -> str:
     return measured.table(name)
 
 
-def readme(without: tuple[str, ...] = ()) -> str:
-    """The front page of the repository, sections of some headings left out."""
+def readme() -> str:
+    """The front page of the repository."""
     text = (links.ROOT / links.HOME).read_text("utf-8")
-    for heading in without:
-        text = re.sub(rf"^## {re.escape(heading)}\n.*?(?=^## |^\[CONTRIBUTING|\Z)", "", text, flags=re.M | re.S)
     drawings = r"!\[[^\]]*\]\(docs/figures/(?P<name>[\w-]+)\.svg\)"
     return re.sub(drawings, lambda found: figure(found["name"]), text)
 
@@ -84,9 +82,13 @@ def replaced(markdown: str) -> str:
     Raises:
         PluginError: a marker, its arguments or a figure it names is unknown.
     """
+    told = set()
 
     def made(found: re.Match[str]) -> str:
         text = _called(found["call"])
+        if text.startswith("!!!") and text in told:
+            return ""  # what was not measured is said once a page
+        told.add(text)
         return textwrap.indent(text, found["before"] or "")
 
     return links.prose(_MARKER, made, markdown)
@@ -95,7 +97,8 @@ def replaced(markdown: str) -> str:
 def _called(marker: str) -> str:
     try:
         call = ast.parse(marker, mode="eval").body
-        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
         arguments = [ast.literal_eval(node) for node in call.args]
         named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
         return MARKERS[call.func.id](*arguments, **named)

@@ -172,10 +172,20 @@ def _step(found: dict[str, Any]) -> Lines:
     lines = []
     for one in found.values():
         settings = one["settings"]
-        what = f"{_model(one)}, batch {settings['batch']}, {settings['document_tokens']} tokens, ratio {settings['ratio']}"
+        what = (
+            f"{_model(one)}, batch {settings['batch']}, {settings['document_tokens']} tokens, ratio {settings['ratio']}"
+        )
         for attention in ("sdpa", "eager"):
             took = one[attention]
-            lines.append((what, attention, f"{took['step_s']:.2f}", f"{took['document_tokens_per_s']:,}", f"{took['tflops']:.2f}"))
+            lines.append(
+                (
+                    what,
+                    attention,
+                    f"{took['step_s']:.2f}",
+                    f"{took['document_tokens_per_s']:,}",
+                    f"{took['tflops']:.2f}",
+                )
+            )
     return ("LM", "attention", "s a step", "document tokens/s", "TFLOP/s"), lines
 
 

@@ -129,7 +129,7 @@ def _first_token(axes: Any, found: dict[str, Found]) -> None:
     axes.set_xlim(right=40000)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("ms to the first token (log scale)")
-    axes.figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+    _legend(axes, 3)
 
 
 _UNTRAINED = Plot(
@@ -145,7 +145,7 @@ _BENCHMARKS = {
         Plot(
             "first-token",
             ("latency_0.5b_fp32", "latency_0.5b_bf16"),
-            "Time to the first token with four documents of 512 tokens; medians, bars from the 10th to the 90th percentile.",
+            "Time to the first token with four documents of 512 tokens; medians, 10th to 90th percentile.",
             _first_token,
         ),
     )
@@ -166,7 +166,9 @@ def _kept(axes: Any, found: Found) -> None:
                 if result["model"] == model and share is not None:
                     points.append((result["ratio"], 100 * share["value"], _ends(share, 100)))
             if points:
-                _line(axes, points, number, f"{meaning}, {model}" if len(models) > 1 else meaning, faint=arm != "memory")
+                _line(
+                    axes, points, number, f"{meaning}, {model}" if len(models) > 1 else meaning, faint=arm != "memory"
+                )
                 number += 1
     _ratio_axes(axes, sorted({result["ratio"] for result in found["results"]}), "% of the text's exact matches")
 
@@ -202,7 +204,7 @@ def _against(x: Callable[[Found, Found], Iterator[tuple[str, float]]], label: st
         axes.set_ylim(bottom=0)
         axes.set_ylabel("exact match")
         axes.set_xlabel(label_of_axis)
-        axes.figure.legend(loc="outside upper center", ncols=4, fontsize=9)
+        _legend(axes, 4)
 
     label_of_axis = label
     return draw
@@ -229,7 +231,10 @@ _EVALUATIONS: dict[str, tuple[str, Callable[[Any, Found], None]]] = {
         "Share of the text's exact matches that is kept, against the ratio (document tokens per slot); 95 % intervals.",
         _kept,
     ),
-    "time": ("Exact match against the time to the first token, search left out.", _against(_milliseconds, "ms to the first token")),
+    "time": (
+        "Exact match against the time to the first token, search left out.",
+        _against(_milliseconds, "ms to the first token"),
+    ),
     "positions": (
         "Exact match against the positions that stand before a question.",
         _against(_of_arm("positions"), "positions before a question"),
@@ -251,7 +256,9 @@ def _ends(found: Found, scale: float) -> tuple[float, float]:
     return scale * low, scale * high
 
 
-def _points(axes: Any, points: Sequence[Point], number: int, label: str | None, line: str, *, faint: bool = False) -> None:
+def _points(
+    axes: Any, points: Sequence[Point], number: int, label: str | None, line: str, *, faint: bool = False
+) -> None:
     x, y, ends = zip(*points, strict=True)
     below = [max(0.0, value - low) for value, (low, _) in zip(y, ends, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(y, ends, strict=True)]
@@ -280,4 +287,9 @@ def _ratio_axes(axes: Any, ratios: Sequence[int], label: str) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("document tokens per slot (ratio)")
     axes.set_ylabel(label)
-    axes.figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+    _legend(axes, 2)
+
+
+def _legend(axes: Any, columns: int) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.figure.legend(loc="outside upper left", ncols=columns, fontsize=9)

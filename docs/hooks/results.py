@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -113,5 +114,11 @@ def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         for i in range(len(header))
     ]
     rule = ["---:" if number else "---" for number in numeric]
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *lines)]
+    escaped = [[_cell(cell) for cell in line] for line in (header, rule, *lines)]
     return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+
+
+def _cell(text: str) -> str:
+    """A cell in one line; a bar outside of code must not end it."""
+    parts = re.split(r"(`[^`]*`)", text.replace("\n", " "))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)

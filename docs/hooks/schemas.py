@@ -39,7 +39,7 @@ class _Page:
         return made
 
     def _section(self, schema: Schema, place: str) -> str:
-        about, meanings = _described(schema.get("description", ""))
+        overall, meanings = _described(schema.get("description", ""))
         required = schema.get("required", [])
         lines = []
         for key, value in schema.get("properties", {}).items():
@@ -50,8 +50,9 @@ class _Page:
             if isinstance(value.get("default"), dict) and "$ref" in json.dumps(value):
                 default = "see there"
             path = f"{place}.{key}" if place else key
-            lines.append((f"`{key}`", self._kind(value, path), default, meanings.get(key, value.get("description", "–"))))
-        parts = [about] if about else []
+            about_key = "which kind of data this is." if "const" in value else value.get("description", "–")
+            lines.append((f"`{key}`", self._kind(value, path), default, meanings.get(key, about_key)))
+        parts = [overall] if overall else []
         if place:
             parts.insert(0, f"### {self._heading(place, schema)} {{ #{self._anchor(schema['title'])} }}")
         return "\n\n".join([*parts, results.rows(("key", "value", "default", "meaning"), lines)])
