@@ -14,6 +14,7 @@ LOADS = re.compile(
 
 
 def main() -> None:
+    """Say how many files were read, or name what is loaded."""
     site = Path(sys.argv[1])
     files = [path for kind in ("*.html", "*.css") for path in site.rglob(kind)]
     found = [f"{path}: {load}" for path in files for load in LOADS.findall(path.read_text("utf-8"))]

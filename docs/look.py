@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 SCHEMES = ("light", "dark")
@@ -41,30 +42,25 @@ def main() -> int:
     parser.add_argument("site", type=Path)
     parser.add_argument("shots", type=Path)
     parser.add_argument("--browser", default="/usr/bin/chromium", help="a Chromium")
-    parser.add_argument("--only", default="", help="pages whose path has this in it")
+    parser.add_argument("--only", default="", help="pages whose path this regular expression is found in")
     given = parser.parse_args()
     given.shots.mkdir(parents=True, exist_ok=True)
+    names = sorted(str(path.relative_to(given.site)) for path in given.site.rglob("*.html"))
+    names = [name for name in names if re.search(given.only, name)]
     handler = functools.partial(_Quiet, directory=str(given.site))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        browser = playwright.chromium.launch(
-            executable_path=given.browser,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-            ],
-        )
-        pages = sorted(path for path in given.site.rglob("*.html") if given.only in str(path.relative_to(given.site)))
-        found = [problem for path in pages for problem in _looked(browser, address, path, given.site, given.shots)]
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=given.browser, args=flags)
+        count = 0
+        for problem in _problems(browser, address, names, given.shots):
+            print(problem, flush=True)
+            count += 1
         browser.close()
         server.shutdown()
-    print("\n".join(found))
-    print(f"{len(pages)} pages, {len(found)} problems")
-    return bool(found)
+    print(f"{len(names)} pages, {count} problems")
+    return bool(count)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -72,29 +68,30 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def _looked(browser: Browser, address: str, path: Path, site: Path, shots: Path) -> Iterator[str]:
-    name = str(path.relative_to(site))
+def _problems(browser: Browser, address: str, names: Sequence[str], shots: Path) -> Iterator[str]:
     for kind, width in WIDTHS.items():
         for scheme in SCHEMES:
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said: list[str] = []
-            page.on(
-                "console", lambda message, said=said: said.append(message.text) if message.type == "error" else None
-            )
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.on(
-                "request",
-                lambda request, said=said: (
-                    None if request.url.startswith((address, "data:")) else said.append(request.url)
-                ),
-            )
-            page.goto(f"{address}/{name}", wait_until="networkidle")
-            said += [f"wider than the window: {what}" for what in page.evaluate(_WIDER)]
-            page.screenshot(
-                path=shots / f"{name.replace('/', '-').removesuffix('.html')}-{kind}-{scheme}.png", full_page=True
-            )
+            page.set_default_timeout(300_000)  # a busy machine is no broken page
+            said = _heard(page, address)
+            for name in names:
+                page.goto(f"{address}/{name}", wait_until="load")
+                said += [f"wider than the window: {what}" for what in page.evaluate(_WIDER)]
+                shot = f"{name.removesuffix('.html').removesuffix('/index').replace('/', '-')}-{kind}-{scheme}.png"
+                page.screenshot(path=shots / shot, full_page=True)
+                yield from (f"{name} {kind} {scheme}: {what}" for what in said)
+                said.clear()
             page.close()
-            yield from (f"{name} {kind} {scheme}: {what}" for what in said)
+
+
+def _heard(page: Page, address: str) -> list[str]:
+    """What a page says on the console and asks for elsewhere, from now on."""
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    local = (address, "data:")
+    page.on("request", lambda request: None if request.url.startswith(local) else said.append(request.url))
+    return said
 
 
 if __name__ == "__main__":
