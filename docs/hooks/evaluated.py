@@ -46,7 +46,8 @@ def _asked(found: Found) -> str:
     searched = (
         f"{settings['k']} passages found for each" if found["retrieval"] else "each asked before its own document"
     )
-    intervals = f"Brackets are 95 % intervals, {data['drawn_together']:,} draws, {settings['resamples']:,} resamples."
+    drawn = f"{data['drawn_together']:,} draws, {settings['resamples']:,} resamples"
+    intervals = f"Below each figure stands its 95 % interval ({drawn})."
     return (
         f"{data['questions']:,} questions about {data['documents']:,} documents, {searched}. Exact match, greedy "
         f"decoding. {intervals}"
@@ -110,7 +111,7 @@ def _times(found: Found) -> str:
             one["model"],
             str(one["ratio"]),
             *(
-                f"{took['median']:,.1f} ({took['p10']:,.1f} – {took['p90']:,.1f})"
+                results.between(*(f"{took[name]:,.1f}" for name in ("median", "p10", "p90")))
                 if (took := one["arms"].get(arm))
                 else "–"
                 for arm in arms
@@ -135,7 +136,9 @@ def figure(found: Found | None, *, signed: bool = False) -> str:
     if found is None:
         return "–"
     shown = f"{found['value']:{'+' if signed else ''}.3f}"
-    return shown if found["low"] is None else f"{shown} ({found['low']:.3f} – {found['high']:.3f})"
+    if found["low"] is None or found["high"] is None:
+        return shown
+    return results.between(shown, f"{found['low']:.3f}", f"{found['high']:.3f}")
 
 
 def percent(found: Found | None) -> str:
@@ -143,7 +146,9 @@ def percent(found: Found | None) -> str:
     if found is None or found["value"] is None:
         return "–"
     shown = f"{found['value']:.1%}"
-    return shown if found["low"] is None else f"{shown} ({found['low']:.1%} – {found['high']:.1%})"
+    if found["low"] is None or found["high"] is None:
+        return shown
+    return results.between(shown, f"{found['low']:.1%}", f"{found['high']:.1%}")
 
 
 def _count(value: float | None) -> str:

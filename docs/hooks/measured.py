@@ -25,11 +25,11 @@ def _latency(found: dict[str, Any]) -> Lines:
     for one in found.values():
         spread = one["spread"]["ttft_ms"]
         times = [
-            f"{one['ttft_ms'][mode]:,.0f} ({spread[mode]['p10']:,.0f} – {spread[mode]['p90']:,.0f})"
+            results.between(*(f"{ms:,.0f}" for ms in (one["ttft_ms"][mode], spread[mode]["p10"], spread[mode]["p90"])))
             for mode in ("none", "memory", "text")
         ]
         over = one["spread"]["text_over_memory"]
-        ratio = f"{one['text_over_memory']:.1f} ({over['p10']:.1f} – {over['p90']:.1f})"
+        ratio = results.between(*(f"{times:.1f}" for times in (one["text_over_memory"], over["p10"], over["p90"])))
         lines.append((_model(one), *times, ratio))
     return (
         ("LM", "question alone, ms", "with memories, ms", "with the text, ms", "text over memories"),
@@ -62,7 +62,7 @@ def _ingest(found: dict[str, Any]) -> Lines:
                 _settings(one),
                 f"{rates['store']:,.0f}",
                 f"{rates['bare_forward']:,.0f}",
-                f"{one['share']:.0%} ({share['p10']:.0%} – {share['p90']:.0%})",
+                results.between(*(f"{part:.0%}" for part in (one["share"], share["p10"], share["p90"]))),
             )
         )
     return ("LM", "documents", "tokens/s into the store", "the LM's forward pass alone", "share"), lines
@@ -113,7 +113,7 @@ def _untrained(found: dict[str, Any]) -> Lines:
             (
                 _arm_name(arm),
                 f"{arm['exact_match']:.3f}",
-                f"{arm['share_of_text']:.2f} ({low:.2f} – {high:.2f})",
+                results.between(*(f"{part:.2f}" for part in (arm["share_of_text"], low, high))),
             )
         )
     return (f"{one['questions']} questions, {one['model']}", "exact match", "share of the text's"), lines

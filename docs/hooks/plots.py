@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 import results
 
 Found = dict[str, Any]
+Point = tuple[float, float, Sequence[float]]
+"""Place, height, and the ends of the interval."""
 
 INK = "#010203"
 """Stands for the page's own colour of text while a plot is drawn."""
@@ -73,7 +76,7 @@ def _drawn(name: str, caption: str, draw: Callable[[Any], None]) -> str:
         "legend.frameon": False,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(alpha=0.18, color=INK)
         draw(axes)
@@ -83,13 +86,14 @@ def _drawn(name: str, caption: str, draw: Callable[[Any], None]) -> str:
 
 
 def _themed(svg: str, caption: str) -> str:
+    """The page gives size, ink and type; the caption is the text for those who do not see it."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"; *font-family: [^;\"]*", "", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     label = re.sub(r"[<>&\"]", "", caption)
-    return re.sub(r'<svg ([^>]*?)width="[^"]*"', rf'<svg role="img" aria-label="{label}" \1', svg, count=1).replace(
-        'height="259.2pt" ', "", 1
-    )
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 # -- benchmarks ----------------------------------------------------------------------------------------------------
@@ -121,14 +125,14 @@ def _first_token(axes: Any, found: dict[str, Found]) -> None:
                 xerr=[[took - spread["p10"]], [spread["p90"] - took]],
                 error_kw={"ecolor": INK, "alpha": 0.6, "capsize": 2},
             )
-            axes.annotate(f"  {took:,.0f}", (spread["p90"], place), va="center", fontsize=9)
-    axes.set_xscale("log")
+            _beside(axes, f"{took:,.0f}", spread["p90"], place)
     axes.set_yticks(range(len(found)), [one["settings"]["dtype"] for one in found.values()])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlim(right=40000)
+    axes.margins(x=0.14)
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("ms to the first token (log scale)")
+    axes.set_xlabel("ms to the first token")
     _legend(axes, 3)
 
 
@@ -175,9 +179,9 @@ def _kept(axes: Any, found: Found) -> None:
 
 _COMPARED = {
     "memory": "memories",
-    "extract": "closest sentences, as many positions",
-    "truncated": "text cut to as many positions",
-    "shuffled": "another question's memories",
+    "extract": "closest sentences",
+    "truncated": "text cut short",
+    "shuffled": "others' memories",
 }
 
 
@@ -185,29 +189,41 @@ def _against(x: Callable[[Found, Found], Iterator[tuple[str, float]]], label: st
     """A plot of the exact match against a cost of each arm."""
 
     def draw(axes: Any, found: Found) -> None:
-        arms: list[str] = []
-        seen = set()
+        from matplotlib.ticker import FuncFormatter, LogLocator
+
+        several = len({result["model"] for result in found["results"]}) > 1
+        labels: dict[str, list[Point]] = {}
         for result in found["results"]:
             for arm, cost in x(found, result):
                 score = result["arms"].get(arm, {}).get("em")
-                if score is None or not cost or (arm, cost, score["value"]) in seen:
-                    continue
-                seen.add((arm, cost, score["value"]))
-                label = None if arm in arms else arm
-                arms += [] if arm in arms else [arm]
-                _points(axes, [(cost, score["value"], _ends(score, 1))], arms.index(arm), label, "")
+                own = arm in _OF_A_RATIO
+                label = f"{arm}, {result['model']}" if several and own else arm
+                if score is None or not cost or (label in labels and not own):
+                    continue  # the LM's own arms are the same at every ratio
+                labels.setdefault(label, []).append((cost, score["value"], _ends(score, 1)))
                 if arm == "memory":
-                    axes.annotate(f" {result['ratio']}×", (cost, score["value"]), fontsize=8)
+                    _beside(axes, f"{result['ratio']}×", cost, score["value"])
+        for number, label in enumerate(sorted(labels, key=lambda label: label.partition(",")[0] != "memory")):
+            _points(axes, labels[label], number, label, "")
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if _decades(labels) < 3 else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_ylabel("exact match")
         axes.set_xlabel(label_of_axis)
-        _legend(axes, 4)
+        _legend(axes, 3)
 
     label_of_axis = label
     return draw
+
+
+_OF_A_RATIO = ("memory", "shuffled", "truncated", "extract", "extract_bytes")
+
+
+def _decades(labels: dict[str, list[Point]]) -> float:
+    costs = [cost for points in labels.values() for cost, _, _ in points]
+    return math.log10(max(costs) / min(costs)) if costs else 0.0
 
 
 def _of_arm(name: str) -> Callable[[Found, Found], Iterator[tuple[str, float]]]:
@@ -228,7 +244,8 @@ def _milliseconds(found: Found, result: Found) -> Iterator[tuple[str, float]]:
 
 _EVALUATIONS: dict[str, tuple[str, Callable[[Any, Found], None]]] = {
     "kept": (
-        "Share of the text's exact matches that is kept, against the ratio (document tokens per slot); 95 % intervals.",
+        "Share of the text's exact matches that is kept, against the ratio (document tokens per slot); 95 % intervals. "
+        "The sentences closest to the question, and the text cut short, take as many positions as the memories.",
         _kept,
     ),
     "time": (
@@ -247,8 +264,6 @@ _EVALUATIONS: dict[str, tuple[str, Callable[[Any, Found], None]]] = {
 
 
 # -- what plots share ----------------------------------------------------------------------------------------------
-
-Point = tuple[float, float, Sequence[float]]
 
 
 def _ends(found: Found, scale: float) -> tuple[float, float]:
@@ -288,6 +303,10 @@ def _ratio_axes(axes: Any, ratios: Sequence[int], label: str) -> None:
     axes.set_xlabel("document tokens per slot (ratio)")
     axes.set_ylabel(label)
     _legend(axes, 2)
+
+
+def _beside(axes: Any, words: str, x: float, y: float) -> None:
+    axes.annotate(words, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _legend(axes: Any, columns: int) -> None:

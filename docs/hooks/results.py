@@ -81,7 +81,8 @@ def _facts(found: dict[str, Any]) -> list[str]:
         if name in ("device", "platform"):
             facts.append(str(value))
         elif name in ("threads", "cpus"):
-            facts.append(f"{value} {name if name == 'threads' else 'CPUs'}")
+            unit = "thread" if name == "threads" else "CPU"
+            facts.append(f"{value} {unit}{'s' if value != 1 else ''}")
         else:
             facts.append(f"{name.capitalize() if name == 'python' else name} {value}")
     if "seed" in found:
@@ -105,6 +106,11 @@ def origin(stems: Sequence[str]) -> str:
 def origin_html(stems: Sequence[str]) -> str:
     """The commands alone, in HTML, for the caption of a figure."""
     return "Again by " + ", ".join(f"<code>{html.escape(command(stem))}</code>" for stem in stems) + "."
+
+
+def between(value: str, low: str, high: str) -> str:
+    """A figure with its interval or spread below, for a cell of a table."""
+    return f"{value}<br><small>{low} – {high}</small>"
 
 
 def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

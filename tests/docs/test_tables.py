@@ -57,7 +57,7 @@ def test_the_command_that_gives_it_again_exists(stem):
 
 def test_a_figure_of_a_table_is_the_one_in_the_file():
     one = results.read("latency_0.5b_fp32")
-    assert f"{one['ttft_ms']['memory']:,.0f} (" in measured.table("latency")
+    assert f"| {one['ttft_ms']['memory']:,.0f}<br>" in measured.table("latency")
 
 
 # -- evaluations, by a real one of a tiny LM -----------------------------------------------------------------------
