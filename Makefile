@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
 .NOTPARALLEL:
-.PHONY: help demo test integrations lint soak clean
+.PHONY: help demo test integrations lint soak docs docs-serve clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -17,6 +17,8 @@ help:
 	@echo "make test   run the tests"
 	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   build the documentation into site/; every link and anchor is checked"
+	@echo "make docs-serve   serve it on this machine, and anew after each change"
 	@echo "make soak   kill a store 200 times and check it each time; some minutes"
 	@echo "make clean  remove .venv and what builds leave"
 
@@ -38,8 +40,15 @@ lint: $(VENV)/.dev
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.soak_kills --kills 200 --output benchmarks/results/soak_kills.json
 
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "site/index.html"
+
+docs-serve: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
 
 # A working environment that is there already is used as it is.
 NEW_ENOUGH := sys.exit(sys.version_info < (3, 11))
@@ -76,3 +85,6 @@ $(VENV)/.integrations: $(VENV)/.test $(wildcard integrations/*/pyproject.toml)
 
 $(VENV)/.dev: $(VENV)/.test
 	$(call install,dev,-e '.[dev]')
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
+	$(call install,docs,-e '.[docs]')

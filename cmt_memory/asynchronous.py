@@ -175,7 +175,18 @@ class AsyncTwins:
         return await on_thread(self.changes)
 
     async def aask(self: _Synchronous, question: Question, **settings: Unpack[AskSettings]) -> Answer:
-        """See `ask`; cancelled, the LM stops after the token it is at."""
+        """See `ask`; cancelled, the LM stops after the token it is at.
+
+        Examples:
+            >>> import asyncio
+            >>> from cmt_memory import CMTMemoryStore
+            >>> async def hits() -> int:
+            ...     async with CMTMemoryStore("mem", model="cmt-tiny", encoder=None) as store:
+            ...         await store.aadd_documents(["Mara's locker code is 4471."])
+            ...         return len((await store.aask("What is Mara's locker code?")).hits)
+            >>> asyncio.run(hits())
+            1
+        """
         return await result_on_thread(partial(self.stream, question, **settings))
 
     async def astream(

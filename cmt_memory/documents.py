@@ -31,6 +31,7 @@ class Document:
         id: Name of the document in the store; the sha256 of text and metadata if not given.
 
     Examples:
+        >>> from cmt_memory import Document
         >>> Document("Ada was born in 1815.", {"source": "notes"}).metadata["source"]
         'notes'
     """
@@ -109,7 +110,7 @@ class Answer:
 
 
 class CoercedDocuments(NamedTuple):
-    """What :func:`coerce_documents` returns: the distinct documents, and one id per given position."""
+    """What `coerce_documents` returns: the distinct documents, and one id per given position."""
 
     documents: list[Document]
     ids: list[str]
@@ -148,7 +149,7 @@ def coerce_documents(
     """Turn what users pass in into documents with ids, checking everything first.
 
     Args:
-        items: One or an iterable of: a text, a :class:`Document`, a dict with ``text`` (or ``page_content``,
+        items: One or an iterable of: a text, a `Document`, a dict with ``text`` (or ``page_content``,
             ``content``), ``metadata`` and ``id``, an object with ``page_content`` and ``metadata``, or an
             object with ``get_content()`` (or ``text``), ``metadata`` and ``node_id`` (or ``id_``).
         metadatas: Metadata per item, laid over the item's own.

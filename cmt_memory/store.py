@@ -67,10 +67,12 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         StoreCorruptError: the ledger cannot be read.
 
     Examples:
-        >>> store = CMTMemoryStore(path, model="cmt-tiny")  # doctest: +SKIP
-        >>> store.add_documents(["Mara's locker code is 4471."])  # doctest: +SKIP
-        >>> store.ask("What is Mara's locker code?").text  # doctest: +SKIP
-        '4471'
+        >>> from cmt_memory import CMTMemoryStore
+        >>> with CMTMemoryStore("mem", model="cmt-tiny") as store:
+        ...     ids = store.add_documents(["Mara's locker code is 4471.", "The shop opens at 9:30."])
+        ...     answer = store.ask("What is Mara's locker code?", k=1)
+        >>> answer.hits[0].text, answer.grounded, answer.usage.memory_slots > 0
+        ("Mara's locker code is 4471.", True, True)
     """
 
     def __init__(
@@ -190,6 +192,16 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
             InvalidInputError: something about a document cannot be used (empty, not text, an id given twice);
                 nothing was changed.
             StoreFullError: the disk has no room; what `on_progress` was called with is kept.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore, Document
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)  # searched by words alone
+            >>> store.add_documents([Document("The shop opens at 9:30.", {"by": "Tom"}, id="hours")])
+            ['hours']
+            >>> store.add_documents(["The shop opens at 10:00."], ids=["hours"], ttl=3600)  # in its place, for an hour
+            ['hours']
+            >>> [document.text for document in store.get("hours")]
+            ['The shop opens at 10:00.']
         """
         coerced = coerce_documents(documents, metadatas=metadatas, ids=ids)
         self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
@@ -219,6 +231,14 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         Raises:
             InvalidInputError: the id is unknown, was deleted meanwhile, or a value cannot be used; nothing was
                 changed.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
+            >>> [id] = store.add_documents(["The shop opens at 9:30."])
+            >>> store.update(id, metadata={"year": 2024})
+            >>> store.documents({"year": 2024})[0].id == id
+            True
         """
         self.bank.check_open()  # before the lock: in a forked child somebody else may hold it for ever
         with self._add_lock:
@@ -283,6 +303,16 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         Raises:
             InvalidInputError: an empty question, `k` below 1, a filter that means nothing, a vector of another
                 length than the store's, or a channel that the store does not have.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
+            >>> ids = store.add_documents([{"text": "The shop opens at 9:30.", "metadata": {"year": 2024}}])
+            >>> [hit] = store.search("When does the shop open?", filter={"year": {"$gte": 2024}})
+            >>> hit.text, hit.span, hit.metadata
+            ('The shop opens at 9:30.', (0, 23), {'year': 2024})
+            >>> store.search("When does the shop open?", filter={"year": 2023})
+            []
         """
         return self.selector.select(question, k, filter=filter, min_score=min_score, vector=vector, channels=channels)
 
@@ -326,6 +356,19 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         Raises:
             InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
                 LM's context.
+
+        Returns:
+            The answer with the hits it rests on, token and slot counts, and seconds by stage.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
+            >>> ids = store.add_documents(["Mara's locker code is 4471."])
+            >>> memory, text = (store.ask("What is Mara's locker code?", mode=mode) for mode in ("memory", "text"))
+            >>> memory.usage.prompt_tokens < text.usage.prompt_tokens  # the document is not in the prompt
+            True
+            >>> store.ask("Who won in 1998?", min_score=0.9).grounded  # nothing found, the LM answers alone
+            False
         """
         settings = {
             "max_new_tokens": max_new_tokens,
@@ -358,7 +401,16 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         tools: list[Any] | None = None,
         lead: str = "",
     ) -> Generator[str, None, Answer]:
-        """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`."""
+        """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
+            >>> ids = store.add_documents(["Mara's locker code is 4471."])
+            >>> pieces = list(store.stream("What is Mara's locker code?"))
+            >>> "".join(pieces) == store.ask("What is Mara's locker code?").text
+            True
+        """
         settings = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,

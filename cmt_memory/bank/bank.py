@@ -41,7 +41,7 @@ class MemoryBank(BankReader):
         client: A Chroma client that holds the index in place of ``path/chroma``, so that several processes of
             one machine can write.
         clock: What tells the time, in seconds since 1970, for documents that expire.
-        memory_index: Open the index of the memories' own vectors too, see :meth:`index_memories`.
+        memory_index: Open the index of the memories' own vectors too, see `index_memories`.
 
     Raises:
         StoreLockedError: The folder is open for writing elsewhere.
@@ -102,7 +102,7 @@ class MemoryBank(BankReader):
 
         Args:
             documents: The documents with their passages.
-            generation: The bank's :attr:`generation` when their memories were made; the present one, unless given.
+            generation: The bank's `generation` when their memories were made; the present one, unless given.
             known: Only in place of documents that there are.
 
         Raises:
@@ -210,7 +210,7 @@ class MemoryBank(BankReader):
         Does nothing where all have one; after an interruption, calling it again goes on where it stopped.
 
         Args:
-            id: Name of the encoder, kept as :attr:`encoder`.
+            id: Name of the encoder, kept as `encoder`.
             dimension: Numbers per vector.
             encode: Texts to vectors ``[n, dimension]``.
             on_progress: Called with the passages done and the passages to do.

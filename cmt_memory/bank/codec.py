@@ -70,7 +70,7 @@ def encode_memory(slots: Tensor, positions: Tensor, n_tokens: int, slot_dtype: S
 
 
 def decode_memory(blob: bytes | bytearray) -> Memory:
-    """Read what :func:`encode_memory` wrote.
+    """Read what `encode_memory` wrote.
 
     A ``bytearray`` is used in place: the tensors of a native memory share its storage.
 

@@ -127,10 +127,10 @@ def is_filterable(value: Any) -> bool:
 
 
 def to_sql(condition: Condition, document: str) -> tuple[str, list[Any]]:
-    """Translate conditions to an SQL expression with bound values, exactly equal to :func:`holds`.
+    """Translate conditions to an SQL expression with bound values, exactly equal to `holds`.
 
     Args:
-        condition: What :func:`parse` returned.
+        condition: What `parse` returned.
         document: The SQL column with the document's key, e.g. ``"p.document"``.
     """
     if isinstance(condition, Group):
@@ -168,7 +168,7 @@ def index_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 def to_chroma(condition: Condition) -> dict[str, Any] | None:
     """A Chroma ``where`` that holds wherever the conditions hold, or None where Chroma can tell nothing.
 
-    It may hold for more: what Chroma finds is checked with :func:`holds` afterwards.
+    It may hold for more: what Chroma finds is checked with `holds` afterwards.
     """
     return None if sum(_size(condition)) > _MOST_IN_CHROMA else _chroma(condition, negated=False)
 

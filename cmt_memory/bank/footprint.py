@@ -42,7 +42,7 @@ def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
 
     Args:
         folder: The index's folder.
-        record: ``closed``, and ``files``: what :func:`seal` found at the close, or :func:`outline` before.
+        record: ``closed``, and ``files``: what `seal` found at the close, or `outline` before.
     """
     files: Footprint = record["files"]
     if not record["closed"]:
@@ -54,12 +54,12 @@ def is_as_left(folder: Path, record: Mapping[str, Any]) -> bool:
 
 
 def dated(folder: Path, files: Footprint) -> Footprint:
-    """What :func:`seal` found, with the times that the files, which are still those bytes, have now."""
+    """What `seal` found, with the times that the files, which are still those bytes, have now."""
     return {name: [size, (folder / name).stat().st_mtime_ns, crc] for name, (size, _, crc) in files.items()}
 
 
 def is_sound(folder: Path, files: Footprint) -> bool:
-    """Whether every byte of the files is as :func:`seal` found it."""
+    """Whether every byte of the files is as `seal` found it."""
     return all(_has_crc(folder / name, known[2]) for name, known in files.items())
 
 

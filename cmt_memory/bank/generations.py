@@ -16,7 +16,7 @@ _AT_ONCE = 1000
 
 
 class NextMemories:
-    """The generation after the one that counts. Nothing reads it before :meth:`adopt`.
+    """The generation after the one that counts. Nothing reads it before `adopt`.
 
     Args:
         ledger: The ledger.
@@ -61,7 +61,7 @@ class NextMemories:
         """Let these memories count from now on, with the settings and assets of their maker, in one transaction.
 
         Returns:
-            Whether they do; not where passages were added meanwhile, which then are :meth:`lacking`.
+            Whether they do; not where passages were added meanwhile, which then are `lacking`.
 
         Raises:
             StoreLockedError: Others share the folder, with the model of before.

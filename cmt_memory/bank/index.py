@@ -131,7 +131,7 @@ class VectorIndex:
             vector: ``[dims]`` float32.
             limit: Most entries to return, at least 1.
             where: A Chroma filter.
-            parts: The parts to search, side by side; see :attr:`part`.
+            parts: The parts to search, side by side; see `part`.
 
         Raises:
             IndexBrokenError: Chroma failed.
@@ -199,15 +199,15 @@ class VectorIndex:
                 raise CMTError(f"the Chroma server could not drop {self._name!r}: {error}") from error
 
     def is_as_left(self, record: Mapping[str, Any]) -> bool:
-        """Whether an embedded index's files look as :meth:`outline` or :meth:`seal` had found them."""
+        """Whether an embedded index's files look as `outline` or `seal` had found them."""
         return not self.embedded or footprint.is_as_left(self._folder, record)
 
     def is_sound(self, files: Footprint) -> bool:
-        """Whether every byte of an embedded index's files, unless Chroma has them, is as :meth:`seal` found it."""
+        """Whether every byte of an embedded index's files, unless Chroma has them, is as `seal` found it."""
         return not self.embedded or self._client is not None or footprint.is_sound(self._folder, files)
 
     def dated(self, files: Footprint) -> Footprint:
-        """What :meth:`seal` found of files that :meth:`is_as_left` took for the same, with the times they have now."""
+        """What `seal` found of files that `is_as_left` took for the same, with the times they have now."""
         return footprint.dated(self._folder, files)
 
     def outline(self) -> Footprint:

@@ -45,7 +45,7 @@ Expires = float | Literal["keep"] | None
 
 
 class Ledger:
-    """Every change of the ledger, each in one transaction; :class:`Queries` reads.
+    """Every change of the ledger, each in one transaction; `Queries` reads.
 
     Inside the bank a passage is named by its key, an integer that is never used twice.
 

@@ -45,7 +45,7 @@ class FolderLock:
         return False
 
     def make_shared(self) -> None:
-        """Go back to sharing after :meth:`make_exclusive`."""
+        """Go back to sharing after `make_exclusive`."""
         if self.shared:
             self._take(exclusive=False)
 

@@ -264,7 +264,7 @@ class Queries:
         return [(row[0], row[1], row[2]) for row in self._all(f"{LACKING} ORDER BY p.document, p.n", (generation,))]
 
     def work_on(self, keys: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Document, key and tokens of passages, as :meth:`lacking` gives them."""
+        """Document, key and tokens of passages, as `lacking` gives them."""
         rows = self._in("SELECT document, key, n_tokens FROM passages WHERE key IN (%s)", keys)
         return sorted((row[0], row[1], row[2]) for row in rows)
 

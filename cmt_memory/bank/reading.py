@@ -244,7 +244,7 @@ class BankReader:
         return self._search(self._index, self._exact, vector, k, condition)
 
     def search_memories(self, vector: Vector, k: int, condition: Condition | None = None) -> list[tuple[int, float]]:
-        """As :meth:`search_vectors`, over the memories' own vectors."""
+        """As `search_vectors`, over the memories' own vectors."""
         return self._search(self._memory_index, self._exact_memories, vector, k, condition)
 
     def _search(

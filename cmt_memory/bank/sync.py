@@ -190,7 +190,7 @@ class SyncedIndex:
                 self._folder_lock.make_shared()
 
     def query(self, vector: Vector, limit: int, where: dict[str, Any] | None) -> list[tuple[int, float]] | None:
-        """As :meth:`VectorIndex.query`; an index that fails is rebuilt first.
+        """As `VectorIndex.query`; an index that fails is rebuilt first.
 
         Returns:
             None while the index lacks what the ledger has, or was rebuilt meanwhile: the caller then searches the

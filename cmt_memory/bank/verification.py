@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What :meth:`MemoryBank.verify` looked at and what it found.
+    """What `MemoryBank.verify` looked at and what it found.
 
     Args:
         documents: Documents looked at.

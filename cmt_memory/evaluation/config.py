@@ -30,14 +30,14 @@ class StreamingQAQuestions(DataFile):
     """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
 
     kind: Literal["streamingqa"]
-    documents: str
+    documents: str = Field(description="JSONL file of the documents that the questions are about.")
 
 
 class ArchivalQAQuestions(DataFile):
     """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
 
     kind: Literal["archivalqa"]
-    documents: str
+    documents: str = Field(description="JSONL file of the documents that the questions are about.")
 
 
 class FactsQuestions(Strict):

@@ -47,7 +47,8 @@ class CMTGenerator:
         >>> from cmt_memory import CMTGenerator, CMTModel
         >>> model = CMTModel.from_llm("cmt-tiny", ratio=1)
         >>> memories = model.compress(["The code of the blue locker is 4471."])
-        >>> CMTGenerator(model).generate("What is the code of the blue locker?", memories).usage.memory_slots > 0
+        >>> generator = CMTGenerator(model)
+        >>> generator.generate("What is the code of the blue locker?", memories).usage.memory_slots > 0
         True
     """
 
@@ -99,6 +100,16 @@ class CMTGenerator:
 
         Raises:
             InvalidInputError: a setting is out of range, or the question is longer than the LM's context.
+
+        Examples:
+            >>> from cmt_memory import CMTGenerator, CMTModel
+            >>> generator = CMTGenerator(CMTModel.from_llm("cmt-tiny", ratio=1))
+            >>> document = "The code of the blue locker is 4471."
+            >>> question = "What is the code of the blue locker?"
+            >>> [memory] = generator.model.compress([document])
+            >>> from_memory = generator.generate(question, [memory])
+            >>> from_memory.text == generator.generate(question, texts=[document]).text  # exact at ratio 1
+            True
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, num_beams)
         row = self._row(question_prompt(self.lm, prompt, given.stop, template=template), memories, texts)
@@ -121,6 +132,14 @@ class CMTGenerator:
         """Answer several questions in one batch, each with memories (or texts) of its own, of any length.
 
         Each answer is what `generate` gives for it alone, with the same seed. Arguments as there.
+
+        Examples:
+            >>> from cmt_memory import CMTGenerator, CMTModel
+            >>> generator = CMTGenerator(CMTModel.from_llm("cmt-tiny", ratio=1))
+            >>> blue, shop = generator.model.compress(["The blue locker's code is 4471.", "The shop opens at 9:30."])
+            >>> done = generator.batch(["What is the code?", "When does the shop open?"], [[blue], [shop, blue]])
+            >>> [completion.memories for completion in done]
+            [1, 2]
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         if isinstance(prompts, str):
@@ -167,6 +186,14 @@ class CMTGenerator:
             seed: see `generate`.
             stop: see `generate`.
             alpha: see `generate`.
+
+        Examples:
+            >>> from cmt_memory import CMTGenerator, CMTModel
+            >>> generator = CMTGenerator(CMTModel.from_llm("cmt-tiny", ratio=1))
+            >>> memories = generator.model.compress(["The code of the blue locker is 4471."])
+            >>> turns = [{"role": "user", "content": "What is the code of the blue locker?"}]
+            >>> generator.chat(turns, memories, max_new_tokens=8).memories
+            1
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         row = self._row(self._chat_prompt(messages, given.stop, tools, lead), memories, texts)
@@ -194,6 +221,13 @@ class CMTGenerator:
 
         Bad input raises here, at once. An error during generation is raised to whoever iterates. Closing the
         iterator stops the LM after the token it is at. The generator's return value is the `Completion`.
+
+        Examples:
+            >>> from cmt_memory import CMTGenerator, CMTModel
+            >>> generator = CMTGenerator(CMTModel.from_llm("cmt-tiny", ratio=1))
+            >>> pieces = generator.stream("Who keeps the blue locker?", max_new_tokens=8)
+            >>> "".join(pieces) == generator.generate("Who keeps the blue locker?", max_new_tokens=8).text
+            True
         """
         given = checked_settings(max_new_tokens, temperature, top_p, seed, stop, alpha, 1)
         if isinstance(prompt, str) and tools is None and not lead:

@@ -108,6 +108,13 @@ class CMTModel:
         Raises:
             InvalidInputError: a setting is out of range.
             UnsupportedModelError: the LM keeps no keys and values that a memory could join.
+
+        Examples:
+            >>> from cmt_memory import CMTModel
+            >>> model = CMTModel.from_llm("cmt-tiny", ratio=4, latent=64)  # or "Qwen/Qwen3-0.6B", a folder, a loaded LM
+            >>> [memory] = model.compress(["Mara's locker code is 4471."])
+            >>> memory.slots.shape[0] == -(-memory.n_tokens // 4), memory.slots.shape[1]
+            (True, 64)
         """
         given = {"ratio": ratio, "latent": latent, "compressor": compressor}
         explicit = {name for name, value in given.items() if value is not None}
@@ -197,6 +204,11 @@ class CMTModel:
         Raises:
             InvalidInputError: the folder is not a CMT model, or a setting is out of range.
             FingerprintMismatchError: the LM found is not the one the checkpoint was made with.
+
+        Examples:
+            >>> from cmt_memory import CMTModel
+            >>> CMTModel.from_pretrained("cmt-tiny", ratio=8).config.ratio
+            8
         """
         own = bundled(str(directory))
         folder = own or Path(directory)
@@ -278,6 +290,16 @@ class CMTModel:
             include_lm: copy them too.
             dtype: what the tensors are kept in, such as `torch.bfloat16` for half the bytes; float32 unless given. What
                 is loaded then is a model of rounded weights, with a fingerprint of its own.
+
+        Raises:
+            InvalidInputError: the LM was passed as an object, so that it has no name; copy it with `include_lm=True`.
+
+        Examples:
+            >>> from cmt_memory import CMTModel
+            >>> model = CMTModel.from_llm("cmt-tiny", ratio=2)
+            >>> model.save_pretrained("two")
+            >>> CMTModel.from_pretrained("two").fingerprint == model.fingerprint
+            True
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -377,6 +399,13 @@ class CMTModel:
         Raises:
             InvalidInputError: `latent="full"` has nothing to fit, or memories were made already: they could no
                 longer be read. Fit first, or make a new model and `recompress` the store with it.
+
+        Examples:
+            >>> from cmt_memory import CMTModel
+            >>> model = CMTModel.from_llm("cmt-tiny", ratio=1, latent=64)
+            >>> report = model.fit(["Mara's locker code is 4471, and she changes it on Mondays."] * 20)
+            >>> 0 < report.variance <= 1.001
+            True
         """
         if self.config.latent == "full":
             raise InvalidInputError('latent="full" keeps slots whole, so there is nothing to fit.')
@@ -433,6 +462,17 @@ class CMTModel:
             head_ids: see `assemble`.
             reserve: positions that question and answer need after the prefix.
             compress_question: row number → compressed question, for an aggregator that wants it.
+
+        Raises:
+            InvalidInputError: a memory was made by another model.
+
+        Examples:
+            >>> from cmt_memory import CMTModel
+            >>> model = CMTModel.from_llm("cmt-tiny", ratio=1)
+            >>> [memory] = model.compress(["Mara's locker code is 4471."])
+            >>> prefix = model.prefix([[memory]])
+            >>> len(prefix) == len(model.lm.prompt.head_ids) + len(memory.slots)
+            True
         """
         with torch.no_grad():
             rows = []

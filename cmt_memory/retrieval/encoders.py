@@ -107,7 +107,7 @@ def resolve_encoder(
     Args:
         encoder: ``"auto"``, a hub id, a path, a ``SentenceTransformer``, an object with ``embed_documents``
             and ``embed_query`` or with ``get_text_embedding_batch`` and ``get_query_embedding``, an
-            :class:`Encoder`, or None for BM25 alone.
+            `Encoder`, or None for BM25 alone.
         stored_id: Id of the encoder the store was built with, ``NO_ENCODER`` if it was built without one,
             None for a new store.
         device: Where a loaded encoder runs; a CUDA device if there is one, else the CPU.

@@ -98,7 +98,7 @@ class HybridSelector:
         Args:
             question: Any text that is not empty; None where there is only a ``vector``.
             k: Most hits to return.
-            filter: On the documents' metadata, see :mod:`cmt_memory.bank.filters`.
+            filter: On the documents' metadata, see `cmt_memory.bank.filters`.
             min_score: Leave out hits with a lower ``score``.
             vector: The question's vector ``[d]`` in place of the one that the encoder makes of it.
             channels: Some of the selector's channels, to search by these alone this time; or the weight of each.

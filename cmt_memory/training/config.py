@@ -34,7 +34,13 @@ Counts = Annotated[
 
 
 class Distillation(Strict):
-    """KL divergence from the same LM reading the text; see `objectives.distillation_loss`."""
+    """KL divergence from the same LM reading the text; see `objectives.distillation_loss`.
+
+    Attributes:
+        weight: of this objective; 0 switches it off.
+        top_k: compare the teacher's k most likely tokens one by one and all others as one; null compares all.
+        temperature: divides the logits of both.
+    """
 
     weight: Weight = 0.0
     top_k: int | None = Field(default=64, ge=1)
@@ -42,14 +48,24 @@ class Distillation(Strict):
 
 
 class MemoryAware(Strict):
-    """Cross-entropy of the contrast of memory and no memory; see `objectives.memory_aware_logits`."""
+    """Cross-entropy of the contrast of memory and no memory; see `objectives.memory_aware_logits`.
+
+    Attributes:
+        weight: of this objective; 0 switches it off.
+        alpha: α; above 0 what the memory changes is amplified, below 0 dampened.
+    """
 
     weight: Weight = 0.0
     alpha: float = 0.5
 
 
 class SelfMatching(Strict):
-    """Questions near their documents, documents apart; see `objectives.self_matching_loss`."""
+    """Questions near their documents, documents apart; see `objectives.self_matching_loss`.
+
+    Attributes:
+        weight: of this objective; 0 switches it off.
+        lambda: how much counts that documents are apart.
+    """
 
     weight: Weight = 0.0
     balance: float = Field(default=0.1, ge=0, alias="lambda")

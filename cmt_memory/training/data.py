@@ -20,8 +20,10 @@ class DataFile(Strict):
         part: which share of its documents, in the file's order, such as `[0, 0.9]`.
     """
 
-    path: str
-    part: tuple[Share, Share] = (0.0, 1.0)
+    path: str = Field(description="the file; `$NAME` in it is replaced from the environment.")
+    part: tuple[Share, Share] = Field(
+        default=(0.0, 1.0), description="which share of its documents, in the file's order, such as `[0, 0.9]`."
+    )
 
     @field_validator("path", "documents", check_fields=False)
     @classmethod
@@ -45,7 +47,7 @@ class _File(DataFile):
         weight: how often this source is drawn from, beside the others.
     """
 
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, description="how often this source is drawn from, beside the others.")
 
 
 class SquadData(_File):
@@ -64,14 +66,14 @@ class StreamingQAData(_File):
     """StreamingQA's JSONL, with its documents in `documents`: JSONL of `{"id" or "evidence_id": …, "text": …}`."""
 
     kind: Literal["streamingqa"]
-    documents: str
+    documents: str = Field(description="JSONL file of the documents that the questions are about.")
 
 
 class ArchivalQAData(_File):
     """ArchivalQA's CSV, with its documents in `documents`: JSONL of `{"id" or "para_id": …, "text": …}`."""
 
     kind: Literal["archivalqa"]
-    documents: str
+    documents: str = Field(description="JSONL file of the documents that the questions are about.")
 
 
 class TextData(_File):

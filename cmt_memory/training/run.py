@@ -75,6 +75,15 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
         InvalidInputError: data, LM and settings do not go together, or the folder holds a run of other settings, or
             one that is under way.
         GateFailedError: a measurement says that the run is hopeless.
+
+    Examples:
+        >>> from cmt_memory import CMTModel
+        >>> from cmt_memory.training import TrainConfig, run_training
+        >>> stage = {"task": "answers", "steps": 2, "batch": 2, "gradient_accumulation": 1}
+        >>> config = {"output": "run", "train": [{"kind": "facts"}], "ratios": [4], "latent": 32, "fit": 8}
+        >>> result = run_training(TrainConfig(**config, stages=[stage], device="cpu"))
+        >>> CMTModel.from_pretrained(result.model).config.trained_ratios
+        (4,)
     """
     _check_installed()
     _check_folder(config)

@@ -59,6 +59,15 @@ class CMTTrainingArguments(TrainingArguments):
 
         Raises:
             InvalidInputError: the batches of a step cannot be shared by the processes there are.
+
+        Examples:
+            >>> from pathlib import Path
+            >>> from cmt_memory.training import CMTTrainingArguments, TrainConfig
+            >>> stage = {"task": "answers", "steps": 100, "learning_rate": 1e-4}
+            >>> config = TrainConfig(output="run", train=[{"kind": "facts"}], stages=[stage], device="cpu")
+            >>> arguments = CMTTrainingArguments.of(config, config.stages[0], Path("run"), steps=100)
+            >>> arguments.max_steps, arguments.learning_rate
+            (100, 0.0001)
         """
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
@@ -110,6 +119,9 @@ def batches_each(stage: Stage) -> int:
 
 class CMTTrainer(Trainer):
     """Trains a `Learner` on units: logs every objective, keeps only what is trained, resumes exactly.
+
+    A `transformers.Trainer`, so processes, checkpoints and callbacks are as there. `run_training` makes all that it
+    takes from a configuration, and gates, stages and the model card beside it.
 
     Args:
         learner: the module whose chosen parameters are trained.

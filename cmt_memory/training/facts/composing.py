@@ -2,7 +2,7 @@
 """Training phrasings put together from parts: opener, core and closer, or a name and a value among random words.
 
 The parts combine to near-endless frames, so that a reader learns to rely on name, attribute and value.
-No part may complete a held-out phrasing of :mod:`cmt_memory.training.facts.phrasings`.
+No part may complete a held-out phrasing of `cmt_memory.training.facts.phrasings`.
 """
 
 from __future__ import annotations
