@@ -15,7 +15,7 @@ endif
 help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
-	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations"
+	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations, and their pages"
 	@echo "make lint   ruff and mypy"
 	@echo "make soak   kill a store 200 times and check it each time; some minutes"
 	@echo "make clean  remove .venv and what builds leave"
@@ -29,6 +29,7 @@ test: $(VENV)/.test
 integrations: $(VENV)/.integrations
 	@cd integrations/langchain-cmt && ../../$(BIN)/python -m pytest
 	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/docs/with_frameworks.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -190,7 +190,7 @@ def _python(page: Page, block: Block, names: dict[str, Any]) -> str:
     code = "\n" * block.first + block.source  # so that a traceback names the line of the page
     with contextlib.redirect_stdout(io.StringIO()) as said:
         try:
-            exec(compile(code, str(page.path), "exec"), names)
+            exec(compile(code, str(page.path), "exec", dont_inherit=True), names)
         except Exception as error:
             raise page.error(block.first, f"{type(error).__name__}: {error}") from error
     return said.getvalue()
