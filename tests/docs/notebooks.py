@@ -63,12 +63,21 @@ class Block:
 
 @dataclass(slots=True)
 class Page:
-    """A page, its blocks in order, and what it needs to be installed."""
+    """A page and its blocks in order.
+
+    Attributes:
+        path: its file.
+        lines: its text.
+        blocks: what is run, written or compared.
+        needs: modules that it needs beside the core.
+        python: the version of Python that it was written with, where its output depends on that.
+    """
 
     path: Path
     lines: list[str]
     blocks: list[Block] = field(default_factory=list)
     needs: tuple[str, ...] = ()
+    python: str | None = None
 
     def error(self, line: int, said: str) -> PageError:
         """An error at a line, counted from 0."""
@@ -89,8 +98,8 @@ def read_page(path: Path) -> Page:
     text = path.read_text("utf-8")
     page = Page(path, text.split("\n"))
     if front := re.match(r"---\n(.*?)\n---\n", text, re.DOTALL):
-        needs = (yaml.safe_load(front[1]) or {}).get("needs", ())
-        page.needs = (needs,) if isinstance(needs, str) else tuple(needs)
+        settings = yaml.safe_load(front[1]) or {}
+        page.needs, page.python = tuple(settings.get("needs", ())), settings.get("python")
     at = 0
     producer: Block | None = None  # what printed the output that may stand here
     while at < len(page.lines):
@@ -200,7 +209,7 @@ def _shell(page: Page, block: Block) -> str:
     own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": own, "COLUMNS": "100", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = ["bash", "-euo", "pipefail", "-c", block.source]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise page.error(block.first, f"exit code {done.returncode}: {(done.stdout + done.stderr).strip()}")
     return done.stdout
@@ -221,11 +230,13 @@ def alike(shown: str, printed: str) -> bool:
 
 
 def check(page: Page, printed: dict[int, str]) -> None:
-    """Compare the outputs that a page shows with what it printed.
+    """Compare the outputs that a page shows with what it printed, where it was written with this version of Python.
 
     Raises:
         PageError: one is another.
     """
+    if page.python not in (None, "{}.{}".format(*sys.version_info)):
+        return
     for number, said in printed.items():
         block = page.blocks[number]
         if not alike(block.source, said):

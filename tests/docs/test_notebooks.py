@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ def test_what_is_shown_is_what_is_printed(tmp_path):
     check(again, printed)
     assert not write(again, printed)
     assert wrong.path.read_text("utf-8").endswith("\n```\nend\n")
+
+
+def test_a_page_of_another_python_is_run_but_not_compared(tmp_path):
+    text = "---\npython: '2.7'\n---\n'''python\nprint(1)\n'''\n'''{.text .output}\n2\n'''"
+    check(*run(tmp_path, text))
+    with pytest.raises(PageError, match="but printed is"):
+        check(*run(tmp_path, text.replace("2.7", "{}.{}".format(*sys.version_info))))
 
 
 def test_marked_blocks_are_not_run(tmp_path):
