@@ -15,7 +15,7 @@ endif
 help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
-	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations"
+	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations, and their pages"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the documentation into site/; every link and anchor is checked"
 	@echo "make docs-serve   serve it on this machine, and anew after each change"
@@ -31,6 +31,7 @@ test: $(VENV)/.test
 integrations: $(VENV)/.integrations
 	@cd integrations/langchain-cmt && ../../$(BIN)/python -m pytest
 	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/docs/with_frameworks.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
