@@ -102,6 +102,7 @@ class Span:
         mask: ``[end - begin, end - begin]``, True where a query (row) sees a key (column) of the span itself.
         sights: For each sight, ``[R]`` queries, counted from ``begin``, and ``[R, upto - shared + end - begin]``, True
             where such a query should look.
+        asks: Whether these are questions, which see documents.
     """
 
     shared: int
@@ -110,6 +111,7 @@ class Span:
     end: int
     mask: Tensor
     sights: dict[Sight, tuple[Tensor, Tensor]]
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ def _questions_span(row: Row, start: int, end: int, numbers: range) -> Span:
                 seen["asked"][reader] = [len(prefix) + first + source.asked]
             seen["answer"] |= {reader + n: [i + n for i in there] for n in range(1, len(value))}
         first += size
-    return _span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), seen)
+    return replace(_span(start, start + len(prefix), end - first, torch.block_diag(*blocks).bool(), seen), asks=True)
 
 
 def bucket(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -315,15 +317,25 @@ class _SpanAttention(torch.autograd.Function):
     """Attention over spans, ``[H, T, D]`` queries on ``[G, T, D]`` keys and values, G dividing H."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...], scaling: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        spans: tuple[Span, ...],
+        scaling: float,
+        dropped: Sequence[Tensor | None],
+    ) -> Tensor:
         (heads, _, size), groups = query.shape, key.shape[0]
         query = query * scaling
         mixed = torch.empty_like(query)
         weights = []
-        for span in spans:
+        for span, unseen in zip(spans, dropped, strict=True):
             length = span.end - span.begin
             asked = query[:, span.begin : span.end].reshape(groups, -1, size)
             scores = torch.bmm(asked, _seen(key, span).transpose(1, 2))
+            if unseen is not None:
+                scores[:, :, : unseen.shape[1]].masked_fill_(unseen[:, None], -1e4)
             bias = torch.zeros(length, length, dtype=query.dtype, device=query.device).masked_fill_(~span.mask, -1e4)
             scores.view(heads, length, -1)[:, :, -length:].add_(bias)
             weights.append(scores.softmax(-1))
@@ -350,7 +362,7 @@ class _SpanAttention(torch.autograd.Function):
             ):
                 whole[:, span.shared : span.upto] += part[:, :shared]
                 whole[:, span.begin : span.end] += part[:, shared:]
-        return queries.mul_(ctx.scaling), keys, values, None, None
+        return queries.mul_(ctx.scaling), keys, values, None, None, None
 
 
 def _seen(states: Tensor, span: Span) -> Tensor:
@@ -371,24 +383,56 @@ class Pointing:
     heads: dict[Sight, dict[int, tuple[int, ...]]]
     losses: dict[Sight, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, layer: int, query: Tensor, key: Tensor, spans: tuple[Span, ...], scaling: float) -> None:
+    def add(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        spans: tuple[Span, ...],
+        scaling: float,
+        dropped: Sequence[Tensor | None],
+    ) -> None:
         """Measure the heads of a layer, whose queries and keys are ``[H, T, D]`` and ``[G, T, D]``."""
         for sight, layers in self.heads.items():
             heads = layers.get(layer, ())
             groups = [head * len(key) // len(query) for head in heads]
-            for span in spans if heads else ():
+            for span, unseen in zip(spans, dropped, strict=True) if heads else ():
                 if sight not in span.sights:
                     continue
                 queries, places = span.sights[sight]
                 asked = query[list(heads)][:, span.begin + queries].float() * scaling
                 scores = torch.bmm(asked, _seen(key[groups], span).float().transpose(1, 2))
                 scores[:, :, span.upto - span.shared :].masked_fill_(~span.mask[queries], -1e4)
+                if unseen is not None:
+                    own, size = unseen[groups][:, None], unseen.shape[1]
+                    scores[:, :, :size].masked_fill_(own, -1e4)
+                    places = places.expand(len(heads), -1, -1).clone()
+                    places[:, :, :size] &= ~own
+                    places[:, :, 0] |= ~places.any(-1)
                 there = scores.masked_fill(~places, -1e4)
                 self.losses.setdefault(sight, []).append((scores.logsumexp(-1) - there.logsumexp(-1)).flatten())
 
     def means(self) -> dict[Sight, Tensor]:
         """Return the mean loss of each sight that was met."""
         return {sight: torch.cat(losses).mean() for sight, losses in self.losses.items()}
+
+
+def drop_keys(spans: Sequence[Span], groups: int, most: float) -> list[Tensor | None]:
+    """Hide document tokens from key/value heads, for each span of questions a share of up to ``most``.
+
+    What a head may not see it has to do without: it looks at the row's first token, and the others do its work
+    (DropKey, arXiv 2208.02646, for each head apart).
+    """
+    return [
+        _dropped(span.upto - span.shared, groups, most * float(torch.rand(())), span.mask.device) if span.asks else None
+        for span in spans
+    ]
+
+
+def _dropped(keys: int, groups: int, share: float, device: torch.device) -> Tensor:
+    unseen = torch.rand(groups, keys, device=device) < share
+    unseen[:, 0] = False
+    return unseen
 
 
 def span_attention(
@@ -400,6 +444,7 @@ def span_attention(
     spans: tuple[Span, ...],
     scaling: float = 1.0,
     pointing: Pointing | None = None,
+    drop_key: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend span by span: on a CPU less than half the time of whole matrices with a mask.
@@ -413,15 +458,17 @@ def span_attention(
         spans: What attends to what.
         scaling: Factor of the scores.
         pointing: Heads to measure on the way.
+        drop_key: Most document tokens, as a share, that are hidden from a key/value head.
 
     Returns:
         ``[1, T, H, D]`` and no weights.
     """
     with torch.autocast(query.device.type, enabled=False):
         asked, seen, read = (states[0].to(value.dtype).contiguous() for states in (query, key, value))
-        mixed = _SpanAttention.apply(asked, seen, read, spans, scaling)  # type: ignore[no-untyped-call]
+        unseen = drop_keys(spans, len(seen), drop_key) if drop_key else [None] * len(spans)
+        mixed = _SpanAttention.apply(asked, seen, read, spans, scaling, unseen)  # type: ignore[no-untyped-call]
         if pointing is not None:
-            pointing.add(module.layer_idx, asked, seen, spans, scaling)  # type: ignore[arg-type]
+            pointing.add(module.layer_idx, asked, seen, spans, scaling, unseen)  # type: ignore[arg-type]
     return mixed.transpose(0, 1)[None].contiguous(), None
 
 

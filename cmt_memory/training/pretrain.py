@@ -58,14 +58,17 @@ class PretrainConfig(_Strict):
 
     Learning rates fall linearly to a fiftieth over the last ``decay`` of the tokens. A step averages the gradients of
     ``workers`` batches, each computed by a process of its own on a CPU. ``pointing_loss`` weighs the loss of each
-    sight, with 1 where it names none.
+    sight, with 1 where it names none. ``start`` is the folder of a run whose tokenizer and weights this one begins
+    with. ``drop_key`` is the largest share of document tokens that a key/value head may not see when it answers.
     """
 
     seed: int = 0
+    start: Path | None = None
     model: ModelShape = ModelShape()
     seed_copying: bool = False
     pointing: dict[Sight, dict[int, tuple[int, ...]]] = {}
     pointing_loss: dict[Sight, float] = {}
+    drop_key: float = Field(0.0, ge=0, lt=1)
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)
@@ -119,13 +122,16 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaF
     return LlamaForCausalLM(config)
 
 
-def losses(model: LlamaForCausalLM, batch: Batch, pointing: Pointing | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def losses(
+    model: LlamaForCausalLM, batch: Batch, pointing: Pointing | None = None, drop_key: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean loss on answers, that on every fourth document token, and which answer tokens are right."""
     hidden = model.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         spans=batch.spans,
         pointing=pointing,
+        drop_key=drop_key,
         use_cache=False,
     )[0]
     at = batch.answers != IGNORE
@@ -165,12 +171,16 @@ class Pretraining:
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.squad = mixture.load_squad(config.squad)
+        if config.start is not None:
+            _check_run(config.start)
         self.tokenizer = self._tokenizer()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.workers = config.workers if self.device.type == "cpu" else 1
         self.model = build_model(config.model, self.tokenizer)
         redraw(self.model)
-        if config.seed_copying:
+        if config.start is not None:
+            self._load_weights(_weights_of(config.start))
+        elif config.seed_copying:
             seed_copying(self.model, self._reading_heads())
         torch.nn.Module.to(self.model, self.device)
         self.model.set_attn_implementation("spans")
@@ -218,8 +228,11 @@ class Pretraining:
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         folder = self.output / "tokenizer"
         if not folder.exists():
-            texts = mixture.tokenizer_texts(self.config.seed, self.squad)
-            train_tokenizer(texts, self.config.model.vocabulary).save_pretrained(folder)
+            if self.config.start is not None:
+                shutil.copytree(self.config.start / "tokenizer", folder)
+            else:
+                texts = mixture.tokenizer_texts(self.config.seed, self.squad)
+                train_tokenizer(texts, self.config.model.vocabulary).save_pretrained(folder)
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
         return tokenizer
 
@@ -345,7 +358,8 @@ class Pretraining:
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             pointing = Pointing(self.config.pointing)
-            answer, text, _ = losses(self.model, batch, pointing)
+            torch.manual_seed(hash((self.config.seed, self.rank, self.state["step"])))  # the same drops after a resume
+            answer, text, _ = losses(self.model, batch, pointing, self.config.drop_key)
             pointed = pointing.means()
             total = (
                 answer
@@ -415,7 +429,7 @@ class Pretraining:
             self.state = json.loads(file.metadata()["state"])
             self.place = json.loads(file.metadata()["place"])
         if self.rank == 0:
-            self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False)
+            self._load_weights(tensors)
         for number, optimizer in enumerate(self.optimizers):
             saved = optimizer.state_dict()
             state: dict[int, dict[str, Tensor]] = {}
@@ -424,6 +438,9 @@ class Pretraining:
                     _, index, name = key.split("/")
                     state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+
+    def _load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False)
 
     def _log(self, **values: Any) -> None:
         if self.rank:
@@ -437,6 +454,17 @@ class Pretraining:
         print(line, flush=True)
         with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _check_run(start: Path) -> None:
+    for part in (start / "tokenizer", start / "checkpoint" / "0.safetensors"):
+        if not part.exists():
+            raise ValueError(f"{part} is missing, so {start} holds no run to start from: train that one first.")
+
+
+def _weights_of(start: Path) -> dict[str, Tensor]:
+    """The tensors of a run's first process, among them the LM's."""
+    return load_file(start / "checkpoint" / "0.safetensors")
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -15,7 +15,7 @@ from cmt_memory.training import mixture
 from cmt_memory.training.facts import FactWorld
 from cmt_memory.training.facts.rendering import locate
 from cmt_memory.training.initialisation import redraw, seed_copying
-from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, encode
+from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, drop_keys, encode, span_attention
 from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
 from cmt_memory.training.tokenizer import train_tokenizer
 
@@ -40,9 +40,9 @@ def logged(folder):
     return [json.loads(line)["answer_loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_resume_gives_the_same_losses(tmp_path, workers):
-    config = CONFIG.model_copy(update={"workers": workers})
+@pytest.mark.parametrize(("workers", "drop_key"), [(1, 0.0), (2, 0.0), (1, 0.9)])
+def test_resume_gives_the_same_losses(tmp_path, workers, drop_key):
+    config = CONFIG.model_copy(update={"workers": workers, "drop_key": drop_key})
     Pretraining(config, tmp_path / "whole").run(max_steps=6)
     Pretraining(config, tmp_path / "halves").run(max_steps=3)
     Pretraining(config, tmp_path / "halves").run(max_steps=3)
@@ -171,6 +171,80 @@ def test_pointing_is_the_attention_paid_to_the_answer(tmp_path):
     before = len(row.prefix) + len(prompt) - 1
     paid = torch.stack([attention[:, before + n, start + n] for n in range(len(answer) - 1)], 1)
     assert torch.allclose(torch.cat(pointing.losses["answer"]), -paid.log().flatten(), atol=1e-4)
+
+
+def asked(run):
+    questions = ("What is the code?", "4471"), ("Who lives in Porto?", "Alice")
+    return collate(encode(run.tokenizer, [Episode(("Alice lives in Porto.", "The code is 4471."), questions)]))
+
+
+def test_only_what_questions_see_of_documents_is_dropped_and_never_the_first_token(tmp_path):
+    spans = asked(Pretraining(CONFIG, tmp_path)).spans
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(40):
+        for span, dropped in zip(spans, drop_keys(spans, groups=3, most=0.9), strict=True):
+            assert (dropped is None) == (span.upto == span.shared)
+            if dropped is not None:
+                assert dropped.shape == (3, span.upto - span.shared)
+                assert not dropped[:, 0].any()
+                shares.append(float(dropped[:, 1:].float().mean()))
+    assert min(shares) < 0.2
+    assert 0.7 < max(shares) < 1
+
+
+def test_a_dropped_key_is_as_if_it_were_not_there(tmp_path):
+    """Against plain attention over the keys that are left, with the gradients of all three inputs."""
+    (*_, span) = spans = asked(Pretraining(CONFIG, tmp_path)).spans
+    ours = [torch.randn(1, heads, span.end, 8, requires_grad=True) for heads in (4, 2, 2)]
+    plain = [state.detach().clone().requires_grad_() for state in ours]
+    torch.manual_seed(1)
+    dropped = drop_keys(spans, 2, 0.9)[-1]
+    assert dropped.any()
+    torch.manual_seed(1)
+    mixed = span_attention(torch.nn.Module(), *ours, None, spans=spans, drop_key=0.9)[0][0, span.begin :]
+    query, key, value = (state[0] for state in plain)
+    seen = torch.cat([~dropped[:, None].expand(-1, len(span.mask), -1), span.mask.expand(2, -1, -1)], -1)
+    scores = (query[:, span.begin :] @ key.repeat_interleave(2, 0).transpose(1, 2)).masked_fill(
+        ~seen.repeat_interleave(2, 0), -torch.inf
+    )
+    expected = (scores.softmax(-1) @ value.repeat_interleave(2, 0)).transpose(0, 1)
+    assert torch.allclose(mixed, expected, atol=1e-5)
+    weights = torch.randn_like(expected)
+    (mixed * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(ours, plain, strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-4)
+
+
+def test_a_head_that_may_not_see_the_answer_points_at_the_first_token(tmp_path):
+    run = Pretraining(CONFIG, tmp_path)
+    documents, question = ("The code is 4471.",), ("What is the code?", "4471")
+    (row,) = encode(run.tokenizer, [Episode(documents, (question,))])
+    spans, length = collate([row]).spans, len(row.prefix)
+    query, key = torch.randn(2, len(row), 8), torch.randn(1, len(row), 8)
+    everything = torch.ones(1, length, dtype=torch.bool)
+    everything[:, 0] = False
+    pointing = Pointing({"answer": {0: (0, 1)}})
+    pointing.add(0, query, key, spans, 1.0, [None] * (len(spans) - 1) + [everything])
+    before = length + len(row.questions[0][0]) - 1
+    (losses_of,) = pointing.losses["answer"]
+    for number, loss in enumerate(losses_of.view(2, -1).T):
+        at = before + number
+        scores = query[:, at] @ torch.cat([key[0, :1], key[0, length : at + 1]]).T
+        assert torch.allclose(loss, -scores.log_softmax(-1)[:, 0], atol=1e-4)
+
+
+def test_a_run_starts_from_the_weights_and_the_tokenizer_of_another(tmp_path):
+    first = Pretraining(CONFIG, tmp_path / "first")
+    first.run(max_steps=2)
+    second = Pretraining(CONFIG.model_copy(update={"start": tmp_path / "first", "seed": 5}), tmp_path / "second")
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    assert second.state["tokens"] == 0
+    with pytest.raises(ValueError, match=r"tokenizer is missing, so .*nowhere holds no run to start from"):
+        Pretraining(CONFIG.model_copy(update={"start": tmp_path / "nowhere"}), tmp_path / "third")
 
 
 def test_pointing_needs_heads_that_exist():
