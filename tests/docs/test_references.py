@@ -67,3 +67,9 @@ def test_every_public_name_has_a_place_in_the_reference():
 def test_the_committed_drawing_is_what_the_code_draws(name):
     """`python docs/figures/draw.py` writes them anew."""
     assert (links.ROOT / "docs" / "figures" / f"{name}.svg").read_text("utf-8") == draw.FIGURES[name]()
+
+
+def test_the_store_is_shown_whole():
+    page = (REFERENCE / "python.md").read_text("utf-8")
+    shown = re.findall(r"^        - (\w+)$", page, re.M)
+    assert sorted(shown) == sorted(name for name in dir(cmt_memory.CMTMemoryStore) if not name.startswith("_"))
