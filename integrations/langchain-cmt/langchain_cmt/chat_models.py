@@ -40,8 +40,8 @@ _CONTEXT = ("k", "mode", "filter", "min_score")
 _MEMORIES = ("memory_ids", "memory_versions")
 _PASSED_BY = ("stream", "strict", "parallel_tool_calls", "structured_output_format")
 """What LangChain passes to a call of any model, and a local LM has no use for."""
-_MADE_WITH = ("timeout", "max_retries")
-"""What LangChain makes every model with, likewise."""
+_MADE_WITH = ("timeout", "max_retries", "api_key")
+"""What LangChain's standard suite makes every model with, likewise."""
 
 
 class ChatCMT(BaseChatModel):

@@ -12,7 +12,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
-from models import QUESTION, model
+from models import QUESTION, lm, model, tokenizer
 from pydantic import BaseModel
 
 from langchain_cmt import ChatCMT, CMTRetriever, CMTVectorStore
@@ -240,11 +240,12 @@ def test_a_cached_answer_ends_with_its_document(tmp_path):
 def test_what_it_cannot_be_made_with(store):
     with pytest.raises(TypeError, match="ChatCMT got temprature, which it does not know; it takes store, model"):
         ChatCMT(store=store, temprature=1.0)
-    ChatCMT(store=store, timeout=60, max_retries=2, tags=["a"], model_id=None)
+    ChatCMT(store=store, timeout=60, max_retries=2, api_key="-", tags=["a"], model_id=None)
 
 
 def test_models_by_name(tmp_path):
-    model().save_pretrained(tmp_path / "saved", include_lm=True)
+    lm().save_pretrained(tmp_path / "saved")
+    tokenizer().save_pretrained(tmp_path / "saved")
     saved = ChatCMT(model=str(tmp_path / "saved"), max_tokens=4)
     assert saved.invoke(QUESTION).text == ChatCMT(model=model(), max_tokens=4).invoke(QUESTION).text
     bundled = [ChatCMT(model="cmt-tiny", max_tokens=4, **more) for more in ({}, {"model_kwargs": {"device": "cpu"}})]
