@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
 .NOTPARALLEL:
-.PHONY: help demo test integrations lint soak docs docs-serve clean
+.PHONY: help demo test integrations lint types soak docs docs-serve clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -16,7 +16,8 @@ help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
 	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations, and their pages"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff and mypy, of the integrations too"
+	@echo "make types  mypy alone"
 	@echo "make docs   build the documentation into site/; every link and anchor is checked"
 	@echo "make docs-serve   serve it on this machine, and anew after each change"
 	@echo "make soak   kill a store 200 times and check it each time; some minutes"
@@ -33,10 +34,14 @@ integrations: $(VENV)/.integrations
 	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest tests/docs/with_frameworks.py
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
 	@$(BIN)/mypy
+	@cd integrations/langchain-cmt && ../../$(BIN)/mypy
+	@cd integrations/llama-index-cmt && ../../$(BIN)/mypy
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.soak_kills --kills 200 --output benchmarks/results/soak_kills.json
@@ -84,7 +89,7 @@ $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.integrations: $(VENV)/.test $(wildcard integrations/*/pyproject.toml)
 	$(call install,integrations,-e . -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]')
 
-$(VENV)/.dev: $(VENV)/.test
+$(VENV)/.dev: $(VENV)/.integrations
 	$(call install,dev,-e '.[dev]')
 
 $(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt

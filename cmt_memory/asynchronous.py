@@ -121,9 +121,9 @@ class AsyncTwins:
         """See `update`."""
         await on_thread(partial(self.update, id, text=text, metadata=metadata, ttl=ttl))
 
-    async def adelete(self: _Synchronous, ids: str | Sequence[str]) -> None:
+    async def adelete(self: _Synchronous, ids: str | Sequence[str], *, missing_ok: bool = False) -> None:
         """See `delete`."""
-        await on_thread(partial(self.delete, ids))
+        await on_thread(partial(self.delete, ids, missing_ok=missing_ok))
 
     async def aget(self: _Synchronous, ids: str | Sequence[str]) -> list[Document]:
         """See `get`."""

@@ -110,7 +110,11 @@ class Contents:
         return [digests.get(id) for id in documents]
 
     def changes(self) -> int:
-        """Number of commits so far, by any process: equal numbers mean an equal store."""
+        """Number of commits so far, by any process.
+
+        While it and `len(store)` stay, the store holds the same: a document whose time to live ends goes without a
+        commit.
+        """
         return self.bank.changes()
 
 

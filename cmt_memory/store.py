@@ -269,13 +269,17 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         """Documents by id, in the order asked for; unknown ids are left out."""
         return self.bank.get(id_list(ids))
 
-    def delete(self, ids: str | Sequence[str]) -> None:
+    def delete(self, ids: str | Sequence[str], *, missing_ok: bool = False) -> None:
         """Delete documents and their memories.
+
+        Args:
+            ids: one id or several.
+            missing_ok: pass over ids that are unknown, also those that somebody else deletes meanwhile.
 
         Raises:
             InvalidInputError: an id is unknown; nothing was deleted.
         """
-        self.bank.delete(id_list(ids))
+        self.bank.delete(id_list(ids), missing_ok=missing_ok)
 
     # -- questions ---------------------------------------------------------------------------------------------
 

@@ -455,3 +455,15 @@ def test_stats_are_json(store):
     assert stats["documents"] == 3
     assert stats["disk_bytes"]["total"] > stats["payload_bytes"] > 0
     assert stats["ratio"] == 4
+
+
+def test_deleting_what_may_be_gone(store):
+    before = store.changes()
+    store.delete(["nobody"], missing_ok=True)
+    assert store.changes() == before
+    [id] = store.add_documents(["A text."])
+    store.delete([id, "nobody", id], missing_ok=True)
+    assert store.get(id) == []
+    store.delete(id, missing_ok=True)
+    with pytest.raises(InvalidInputError, match="unknown ids"):
+        store.delete(id)

@@ -140,15 +140,25 @@ class MemoryBank(BankReader):
         self._ledger.set_expiry(ids, expires)
         self._remove_expired()
 
-    def delete(self, ids: Iterable[str]) -> None:
+    def delete(self, ids: Iterable[str], *, missing_ok: bool = False) -> None:
         """Delete documents with everything that belongs to them.
+
+        Args:
+            ids: Which documents.
+            missing_ok: Pass over ids that are unknown, also those that somebody else deletes meanwhile.
 
         Raises:
             InvalidInputError: Some ids are unknown; the message lists them and nothing was deleted.
         """
         distinct = list(dict.fromkeys(ids))
-        self._check_known(distinct)
-        self._ledger.delete(distinct)
+        if missing_ok:
+            known = self._queries.known(distinct)
+            distinct = [id for id in distinct if id in known]
+            if not distinct:
+                return
+        else:
+            self._check_known(distinct)
+        self._ledger.delete(distinct, missing_ok=missing_ok)
         self._sync()
 
     def set_payloads(self, payloads: Sequence[tuple[int, bytes]], generation: int | None = None) -> None:

@@ -205,10 +205,11 @@ class Ledger:
             for key in document_keys(connection, ids):
                 connection.execute("UPDATE documents SET expires = ? WHERE key = ?", (expires, key))
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> None:
         """Delete documents with all that belongs to them; their index entries count as stale from now on."""
         with self.database.write() as connection:
-            dropped = remove_documents(connection, document_keys(connection, ids)) | remove_expired(connection)
+            keys = document_keys(connection, ids, missing_ok=missing_ok)
+            dropped = remove_documents(connection, keys) | remove_expired(connection)
         self._remove_files(dropped)
 
     def remove_expired(self) -> None:

@@ -67,17 +67,17 @@ def current_generation(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT generation FROM counters").fetchone()[0])
 
 
-def document_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:
+def document_keys(connection: sqlite3.Connection, ids: Sequence[str], *, missing_ok: bool = False) -> list[int]:
     """Keys of the documents with these ids.
 
     Raises:
-        InvalidInputError: Somebody was faster to delete one, which ends the transaction.
+        InvalidInputError: Somebody was faster to delete one, which ends the transaction unless that is ok.
     """
     rows = [connection.execute("SELECT key FROM documents WHERE id = ?", (id,)).fetchone() for id in ids]
     unknown = [id for id, row in zip(ids, rows, strict=True) if row is None]
-    if unknown:
+    if unknown and not missing_ok:
         raise InvalidInputError(f"unknown ids {unknown[:10]}; nothing was changed.")
-    return [row[0] for row in rows]
+    return [row[0] for row in rows if row is not None]
 
 
 def remove_documents(connection: sqlite3.Connection, keys: Iterable[int]) -> set[bytes]:

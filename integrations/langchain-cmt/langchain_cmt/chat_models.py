@@ -16,6 +16,7 @@ from cmt_memory import (
     pieces_on_threads,
     result_on_thread,
 )
+from cmt_memory.opening import load_model
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -30,7 +31,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, model_validator
 
 from langchain_cmt.calls import Answered, Call, finish_reason, metadata, usage
-from langchain_cmt.documents import memory_ids, refuse
+from langchain_cmt.documents import memory_ids, refuse, refuse_unknown_fields
 from langchain_cmt.messages import last_words, to_turns
 from langchain_cmt.tool_calls import ToolFormat, shown_length, tool_format, tool_names
 
@@ -38,7 +39,9 @@ _SETTINGS = ("max_tokens", "temperature", "top_p", "seed", "alpha")
 _CONTEXT = ("k", "mode", "filter", "min_score")
 _MEMORIES = ("memory_ids", "memory_versions")
 _PASSED_BY = ("stream", "strict", "parallel_tool_calls", "structured_output_format")
-"""What LangChain passes to every model, and a local LM has no use for."""
+"""What LangChain passes to a call of any model, and a local LM has no use for."""
+_MADE_WITH = ("timeout", "max_retries", "api_key")
+"""What LangChain's standard suite makes every model with, likewise."""
 
 
 class ChatCMT(BaseChatModel):
@@ -49,8 +52,9 @@ class ChatCMT(BaseChatModel):
 
     Args:
         store: where memories come from; its model answers. Or leave it out and give `model`.
-        model: without a store: a `CMTModel`, or any LM's hub id or folder. `model_id` is another name.
-        model_kwargs: arguments of `CMTModel.from_llm`, for a model by name, such as `device` and `dtype`.
+        model: without a store: a `CMTModel`, or a name or folder as `CMTMemoryStore` takes it. `model_id` is another
+            name.
+        model_kwargs: arguments of `CMTModel.from_llm`, for an LM by name, such as `device` and `dtype`.
         retriever: finds the memories in place of the store's own search.
         k: passages to use at most.
         mode: `"memory"` injects memories, `"text"` puts the same passages into the prompt as text, `"none"` asks the
@@ -65,7 +69,8 @@ class ChatCMT(BaseChatModel):
         alpha: contrast with the LM without memory; see `CMTMemoryStore.ask`.
 
     Raises:
-        InvalidInputError: neither a store nor a model is given, or both.
+        ValueError: neither a store nor a model is given, or both.
+        TypeError: an argument that it does not know.
 
     Examples:
         >>> from langchain_cmt import ChatCMT
@@ -92,6 +97,12 @@ class ChatCMT(BaseChatModel):
 
     _generator: CMTGenerator | None = PrivateAttr(default=None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_else(cls, given: Any) -> Any:
+        known = ("store", "model", "model_kwargs", "retriever", *_SETTINGS, *_CONTEXT, "stop", "streaming")
+        return refuse_unknown_fields(cls, given, ", ".join(known), _MADE_WITH)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.store is None) == (self.model is None):
@@ -99,9 +110,7 @@ class ChatCMT(BaseChatModel):
         if self.store is None and self.retriever is not None:
             raise InvalidInputError("A retriever finds memories of a store; give ChatCMT the store too.")
         if self.model is not None:
-            given = self.model
-            model = CMTModel.from_llm(given, **self.model_kwargs) if isinstance(given, str) else given
-            self._generator = CMTGenerator(model)
+            self._generator = CMTGenerator(_loaded(self.model, self.model_kwargs))
         return self
 
     # -- what it is --------------------------------------------------------------------------------------------
@@ -131,6 +140,7 @@ class ChatCMT(BaseChatModel):
             settings["retriever"] = repr(self.retriever)
         if self.store is not None:
             settings |= {"store": str(self.store.path.absolute()), "changes": self.store.changes()}
+            settings["documents"] = len(self.store)  # those that expire go without a change
         return settings
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -346,3 +356,9 @@ class ChatCMT(BaseChatModel):
         changed = [id for id, old, new in zip(ids, call.versions, now, strict=True) if old != new]
         if changed:
             raise InvalidInputError(f"The memories {changed[:10]} have changed since they were chosen; choose again.")
+
+
+def _loaded(model: CMTModel | str, settings: dict[str, Any]) -> CMTModel:
+    if isinstance(model, CMTModel):
+        return model
+    return CMTModel.from_llm(model, **settings) if settings else load_model(model)

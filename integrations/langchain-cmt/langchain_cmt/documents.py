@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from cmt_memory import InvalidInputError, MemoryHit
 from langchain_core.documents import Document
+from pydantic import AliasChoices, BaseModel
 
 PLACE = "cmt_memory"
 """Key of a retrieved document's metadata that says which passage of the store it is, and how relevant."""
@@ -39,6 +41,22 @@ def memory_ids(documents: Iterable[Document]) -> list[str]:
             )
         ids[id] = None
     return list(ids)
+
+
+def refuse_unknown_fields(cls: type[BaseModel], given: Any, shown: str, passed_by: Collection[str] = ()) -> Any:
+    """Refuse what a model of pydantic is made with and would otherwise drop in silence.
+
+    Args:
+        cls: the model.
+        given: what it is made with.
+        shown: what the message says that it takes.
+        passed_by: names that are dropped.
+    """
+    if isinstance(given, dict):
+        aliases = [field.validation_alias for field in cls.model_fields.values()]
+        others = [str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices]
+        refuse(given.keys() - {*cls.model_fields, *others, *passed_by}, cls.__name__, shown)
+    return given
 
 
 def refuse(unknown: Collection[str], method: str, known: str) -> None:

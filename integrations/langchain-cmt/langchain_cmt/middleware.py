@@ -11,12 +11,12 @@ from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, Syste
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime
-from langgraph.types import Command
+from langgraph.types import Command, Overwrite
 from typing_extensions import TypedDict
 
 from langchain_cmt.chat_models import ChatCMT
 from langchain_cmt.messages import last_words
-from langchain_cmt.tools import NOTHING, SEARCH, create_save_tool
+from langchain_cmt.tools import NOTHING, SEARCH, Query, check_texts, create_save_tool
 
 TEXTS = "What is remembered about this:"
 
@@ -31,10 +31,15 @@ class Picked(TypedDict):
     version: str | None
 
 
+def found_first(known: list[Picked], found: list[Picked]) -> list[Picked]:
+    """What a search has found in front of what the turn has already; an agent may search several times at once."""
+    return [*found, *(memory for memory in known if memory not in found)]
+
+
 class MemoryState(AgentState[Any]):
     """The agent's state with the memories of its turn, which no one outside sees."""
 
-    cmt_memories: NotRequired[Annotated[list[Picked], PrivateStateAttr]]
+    cmt_memories: NotRequired[Annotated[list[Picked], PrivateStateAttr, found_first]]
 
 
 class CMTMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
@@ -78,12 +83,12 @@ class CMTMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     def before_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Pick memories for what the user said last."""
-        return {"cmt_memories": self._pick(last_words(state["messages"]))}
+        return {"cmt_memories": Overwrite(self._pick(last_words(state["messages"])))}
 
     async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """See `before_agent`."""
         words = last_words(state["messages"])
-        return {"cmt_memories": await on_thread(lambda: self._pick(words))}
+        return {"cmt_memories": Overwrite(await on_thread(lambda: self._pick(words)))}
 
     def _pick(self, words: str) -> list[Picked]:
         if not words:
@@ -116,6 +121,7 @@ class CMTMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         if isinstance(request.model, ChatCMT) and request.model.store is self.store:
             chosen_now = {"memory_ids": ids, "memory_versions": [memory["version"] for memory in picked]}
             return request.override(model_settings={**request.model_settings, **chosen_now})
+        check_texts(self.store)
         if not ids:
             return request
         return request.override(messages=_with_texts(request.messages, self.store.passages(ids)))
@@ -123,20 +129,19 @@ class CMTMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     # -- searching for more ------------------------------------------------------------------------------------
 
     def _search_tool(self) -> BaseTool:
-        def search(query: str, runtime: ToolRuntime[Any, MemoryState]) -> Command[Any]:
+        def search(query: Query, runtime: ToolRuntime[Any, MemoryState]) -> Command[Any]:
             return self._answered(self._pick(query), runtime)
 
-        async def asearch(query: str, runtime: ToolRuntime[Any, MemoryState]) -> Command[Any]:
+        async def asearch(query: Query, runtime: ToolRuntime[Any, MemoryState]) -> Command[Any]:
             return self._answered(await on_thread(lambda: self._pick(query)), runtime)
 
         return StructuredTool.from_function(search, asearch, name="search_memory", description=SEARCH)
 
     def _answered(self, found: list[Picked], runtime: ToolRuntime[Any, MemoryState]) -> Command[Any]:
-        """Say how much was found, and put it in front of the memories that the turn already has."""
-        known = [memory for memory in runtime.state.get("cmt_memories", []) if memory not in found]
+        """Say how much was found, and give it to the turn."""
         told = f"{len(found)} passages were found and are in your memory now." if found else NOTHING
         message = ToolMessage(told, tool_call_id=runtime.tool_call_id)
-        return Command(update={"cmt_memories": [*found, *known], "messages": [message]})
+        return Command(update={"cmt_memories": found, "messages": [message]})
 
 
 def _with_texts(messages: Sequence[AnyMessage], hits: list[MemoryHit]) -> list[AnyMessage]:

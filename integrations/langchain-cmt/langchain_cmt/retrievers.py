@@ -8,8 +8,9 @@ from cmt_memory import CMTMemoryStore, MemoryHit
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from pydantic import model_validator
 
-from langchain_cmt.documents import refuse, to_placed_document
+from langchain_cmt.documents import refuse, refuse_unknown_fields, to_placed_document
 
 _KNOWN = "k, filter and min_score"
 
@@ -35,6 +36,11 @@ class CMTRetriever(BaseRetriever):
     k: int = 4
     filter: dict[str, Any] | None = None
     min_score: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_else(cls, given: Any) -> Any:
+        return refuse_unknown_fields(cls, given, f"store, {_KNOWN}")
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,21 +97,24 @@ class CMTStore(BaseStore):
 
     def _search(self, op: SearchOp) -> list[SearchItem]:
         wanted, where = op.offset + op.limit, _where(op)
-        scored = self._ranked(op, where, wanted) if op.query else []
+        words = (op.query or "").strip()
+        scored = self._ranked(words, op, where, wanted) if words else []
         if len(scored) < wanted:
-            rest = where if not op.query else {"$and": [where, {"indexed": False}]}
+            rest = {"$and": [where, {"indexed": False}]} if words else where
             documents = self._items(self.store.document_ids(rest))
             scored += [(document, None) for document in documents if _passes(op.filter, document.metadata)]
         chosen = scored[op.offset : wanted]
         self._refresh([document for document, _ in chosen], op.refresh_ttl)
         return [SearchItem(**_parts(document), score=score) for document, score in chosen]
 
-    def _ranked(self, op: SearchOp, where: dict[str, Any], wanted: int) -> list[tuple[Document, float | None]]:
+    def _ranked(
+        self, words: str, op: SearchOp, where: dict[str, Any], wanted: int
+    ) -> list[tuple[Document, float | None]]:
         """The items nearest to a query that pass the filter, at least as many as are wanted where there are."""
         where = {"$and": [where, {"indexed": True}]}
         k = max(1, wanted)
         while True:
-            hits = self.store.search(str(op.query), k, where)
+            hits = self.store.search(words, k, where)
             best = {hit.id: hit for hit in reversed(hits)}  # the first of several passages of one item
             order = [best[id] for id in dict.fromkeys(hit.id for hit in hits)]
             kept = [hit for hit in order if _passes(op.filter, hit.metadata)]
@@ -127,11 +131,12 @@ class CMTStore(BaseStore):
         return sorted({namespace[: op.max_depth] for namespace in found})[op.offset : op.offset + op.limit]
 
     def _refresh(self, documents: Sequence[Document], wanted: bool) -> None:
-        """Give items that were read their time to live anew."""
+        """Give items that were read their time to live anew; one that has gone since stays gone."""
         for document in documents if wanted and not self.store.read_only else ():
             minutes = document.metadata["ttl"]
             if minutes is not None:
-                self.store.update(str(document.id), ttl=minutes * 60)
+                with suppress(InvalidInputError):
+                    self.store.update(str(document.id), ttl=minutes * 60)
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class CMTStore(BaseStore):
         there = {str(document.id): document for document in self._items(list(writes))}
         gone = [id for id, op in writes.items() if op.value is None and id in there]
         if gone:
-            self.store.delete(gone)
+            self.store.delete(gone, missing_ok=True)
         lifetimes: dict[float | None, list[Document]] = {}
         for id, op in writes.items():
             if op.value is not None:

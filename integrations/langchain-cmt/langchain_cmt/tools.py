@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from cmt_memory import CMTMemoryStore, MemoryHit
+from cmt_memory import CMTMemoryStore, InvalidInputError, MemoryHit
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
+
+_NOT_BLANK = r"\S"  # a blank argument goes back to the LM as its mistake, and does not end the agent
+Query = Annotated[str, Field(description="What to look for, as a question or in keywords.", pattern=_NOT_BLANK)]
 
 
 class SaveMemory(BaseModel):
     """Arguments of `save_memory`."""
 
-    text: str = Field(description="What to remember, in whole sentences that can be understood by themselves.")
+    text: str = Field(
+        description="What to remember, in whole sentences that can be understood by themselves.", pattern=_NOT_BLANK
+    )
 
 
 class SearchMemory(BaseModel):
     """Arguments of `search_memory`."""
 
-    query: str = Field(description="What to look for, as a question or in keywords.")
+    query: Query
 
 
 SAVE = "Remember something for later conversations."
@@ -45,7 +50,11 @@ def create_memory_tools(
         filter: search only documents whose metadata pass this condition.
         min_score: leave out passages with a lower score.
         metadata: metadata of what is saved, such as whose it is.
+
+    Raises:
+        InvalidInputError: the store keeps no texts that could be shown.
     """
+    check_texts(store)
 
     def search(query: str) -> tuple[str, list[dict[str, Any]]]:
         return _found(store.search(query, k, filter, min_score))
@@ -62,6 +71,15 @@ def create_memory_tools(
         response_format="content_and_artifact",
     )
     return [create_save_tool(store, metadata), found]
+
+
+def check_texts(store: CMTMemoryStore) -> None:
+    """Refuse to show the texts of a store that keeps none."""
+    if not store.keep_text:
+        raise InvalidInputError(
+            "This store keeps no texts (keep_text=False), so there are none to show; CMTMemoryMiddleware gives its "
+            "memories to a ChatCMT of the same store."
+        )
 
 
 def create_save_tool(store: CMTMemoryStore, metadata: dict[str, Any] | None = None) -> BaseTool:

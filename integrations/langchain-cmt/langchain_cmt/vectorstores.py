@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from cmt_memory import CMTMemoryStore, CMTModel, InvalidInputError, MemoryHit
+from cmt_memory import CMTMemoryStore, CMTModel, InvalidInputError, MemoryHit, on_thread
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
@@ -130,11 +130,11 @@ class CMTVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents by id, whole and in the order asked for; unknown ids are left out."""
-        return [_whole(document) for document in self.store.get(list(ids))]
+        return [_whole(document) for document in self.store.get(ids)]
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """See `get_by_ids`."""
-        return [_whole(document) for document in await self.store.aget(list(ids))]
+        return [_whole(document) for document in await self.store.aget(ids)]
 
     def get(
         self,
@@ -165,12 +165,12 @@ class CMTVectorStore(VectorStore):
         }
 
     def delete(
-        self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
+        self, ids: str | list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> bool | None:
         """Delete documents with their memories; ids that are not there are passed over.
 
         Args:
-            ids: what to delete; without ids and filter, everything.
+            ids: one id or several; without ids and filter, everything is deleted.
             filter: delete what passes this condition on metadata.
             kwargs: none are known; they are refused, as dropping one could delete everything.
 
@@ -180,20 +180,16 @@ class CMTVectorStore(VectorStore):
         refuse(kwargs, "delete", "ids or filter")
         if ids is not None and filter is not None:
             raise InvalidInputError("delete takes ids or filter, not both.")
-        if ids is None:
-            known = self.store.document_ids(filter)
-        else:
-            named = list(dict.fromkeys(ids))
-            known = [document.id for document in self.store.get(named) if document.id is not None]
-        for start in range(0, len(known), _DELETE_AT_ONCE):
-            self.store.delete(known[start : start + _DELETE_AT_ONCE])
+        named = self.store.document_ids(filter) if ids is None else [ids] if isinstance(ids, str) else list(ids)
+        for start in range(0, len(named), _DELETE_AT_ONCE):
+            self.store.delete(named[start : start + _DELETE_AT_ONCE], missing_ok=True)
         return True
 
     async def adelete(
-        self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
+        self, ids: str | list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> bool | None:
         """See `delete`."""
-        return await run_in_executor(None, self.delete, ids, filter=filter, **kwargs)
+        return await on_thread(partial(self.delete, ids, filter=filter, **kwargs))
 
     # -- searches ----------------------------------------------------------------------------------------------
 

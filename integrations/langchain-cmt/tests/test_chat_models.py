@@ -7,12 +7,12 @@ import threading
 import time
 
 import pytest
-from cmt_memory import InvalidInputError
+from cmt_memory import CMTMemoryStore, InvalidInputError
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
-from models import QUESTION, model
+from models import QUESTION, lm, model, tokenizer
 from pydantic import BaseModel
 
 from langchain_cmt import ChatCMT, CMTRetriever, CMTVectorStore
@@ -225,3 +225,34 @@ def test_in_a_chain_and_its_tokens(chat, store):
     assert chain.invoke({"question": QUESTION}).content == store.ask(QUESTION, k=2, max_new_tokens=8).text
     assert chat.get_num_tokens("blue") == len(model().lm.tokenizer.encode("blue", add_special_tokens=False))
     assert chat.profile["max_input_tokens"] == 4096
+
+
+def test_a_cached_answer_ends_with_its_document(tmp_path):
+    now = [1_000_000.0]
+    with CMTMemoryStore(tmp_path / "s", model(), clock=lambda: now[0]) as store:
+        store.add_documents(["The blue locker is empty."], ttl=60)
+        chat = ChatCMT(store=store, max_tokens=4, cache=InMemoryCache())
+        assert chat.invoke(QUESTION).response_metadata["grounded"] is True
+        now[0] += 61
+        assert chat.invoke(QUESTION).response_metadata["grounded"] is False
+
+
+def test_what_it_cannot_be_made_with(store):
+    with pytest.raises(TypeError, match="ChatCMT got temprature, which it does not know; it takes store, model"):
+        ChatCMT(store=store, temprature=1.0)
+    ChatCMT(store=store, timeout=60, max_retries=2, api_key="-", tags=["a"], model_id=None)
+
+
+def test_models_by_name(tmp_path):
+    lm().save_pretrained(tmp_path / "saved")
+    tokenizer().save_pretrained(tmp_path / "saved")
+    saved = ChatCMT(model=str(tmp_path / "saved"), max_tokens=4)
+    assert saved.invoke(QUESTION).text == ChatCMT(model=model(), max_tokens=4).invoke(QUESTION).text
+    bundled = [ChatCMT(model="cmt-tiny", max_tokens=4, **more) for more in ({}, {"model_kwargs": {"device": "cpu"}})]
+    assert len({chat.invoke(QUESTION).text for chat in bundled}) == 1
+
+
+def test_nothing_to_answer(chat):
+    for words in ("", "  ", []):
+        with pytest.raises(InvalidInputError):
+            chat.invoke(words)

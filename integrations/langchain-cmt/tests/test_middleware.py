@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from cmt_memory import CMTMemoryStore, InvalidInputError
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
-from models import DOCUMENTS, QUESTION
+from models import DOCUMENTS, QUESTION, model
 from pydantic import Field
 
 from langchain_cmt import ChatCMT, CMTMemoryMiddleware, create_memory_tools
@@ -88,7 +89,7 @@ def test_ids_with_versions_are_passed_and_checkpoints_hold_nothing_else(store):
 
 def test_what_changed_between_turn_and_call_is_read_as_it_is_now(store):
     middleware = CMTMemoryMiddleware(store, k=2)
-    picked = middleware.before_agent({"messages": [HumanMessage(QUESTION)]}, None)["cmt_memories"]
+    picked = middleware.before_agent({"messages": [HumanMessage(QUESTION)]}, None)["cmt_memories"].value
     store.update(picked[0]["id"].split("#")[0], text="The locker was sold.")
     store.delete(picked[1]["id"].split("#")[0])
     chat = ChatCMT(store=store)
@@ -153,3 +154,46 @@ def test_a_filter_keeps_others_memories_out(store, filter):
     chat = ScriptedCMT(store=store, script=[AIMessage("?")])
     create_agent(chat, middleware=[CMTMemoryMiddleware(store, filter=filter)]).invoke(asked())
     assert chat.seen[0][1]["memory_ids"] == ["sunday#0"]
+
+
+async def test_several_searches_at_once_and_a_new_turn(store):
+    def found(query, id):
+        return {"name": "search_memory", "args": {"query": query}, "id": id}
+
+    both = AIMessage("", tool_calls=[found("When does the shop open?", "1"), found("Is it closed on Sundays?", "2")])
+    for invoke in ("invoke", "ainvoke"):
+        chat = ScriptedCMT(store=store, script=[both, AIMessage("At 9:30."), AIMessage("4471.")])
+        middleware = CMTMemoryMiddleware(store, k=1, tools=True)
+        agent = create_agent(chat, middleware=[middleware], checkpointer=InMemorySaver())
+        thread = {"configurable": {"thread_id": "1"}}
+        for words in (QUESTION, "When does the shop open?"):
+            state = getattr(agent, invoke)(asked(words), thread)
+            await state if invoke == "ainvoke" else state
+        ids = [settings["memory_ids"] for _, settings in chat.seen]
+        assert (ids[0], ids[2]) == (["locker#0"], ["shop#0"])
+        assert (set(ids[1][:2]), ids[1][2:]) == ({"shop#0", "sunday#0"}, ["locker#0"])
+
+
+@pytest.mark.parametrize(
+    "call", [calls("save_memory", text=" "), calls("search_memory", query=""), calls("save_memory")]
+)
+def test_a_call_that_means_nothing_goes_back_to_the_lm(store, call):
+    chat = ScriptedCMT(store=store, script=[call, AIMessage("Sorry.")])
+    own = create_agent(chat, middleware=[CMTMemoryMiddleware(store, tools=True)])
+    other = create_agent(Scripted(script=[call, AIMessage("Sorry.")]), create_memory_tools(store))
+    for agent in (own, other):
+        _, _, told, said = agent.invoke(asked())["messages"]
+        assert (told.status, said.text) == ("error", "Sorry.")
+    assert len(store) == 3
+
+
+def test_a_store_without_texts_has_none_to_show(tmp_path):
+    with CMTMemoryStore(tmp_path / "s", model(), keep_text=False) as store:
+        store.add_documents(DOCUMENTS, ids=["locker", "shop", "sunday"])
+        chat = ScriptedCMT(store=store, script=[AIMessage("4471.")])
+        create_agent(chat, middleware=[CMTMemoryMiddleware(store, k=1)]).invoke(asked())
+        assert chat.seen[0][1]["memory_ids"] == ["locker#0"]
+        other = create_agent(Scripted(script=[AIMessage("?")]), middleware=[CMTMemoryMiddleware(store)])
+        for use in (lambda: other.invoke(asked()), lambda: create_memory_tools(store)):
+            with pytest.raises(InvalidInputError, match="keeps no texts"):
+                use()

@@ -62,6 +62,8 @@ async def test_what_it_does_not_know_is_refused_and_not_dropped(retriever):
         retriever.invoke(QUESTION, top_k=3)
     with pytest.raises(TypeError, match="top_k"):
         await retriever.ainvoke(QUESTION, top_k=3)
+    with pytest.raises(TypeError, match="CMTRetriever got search_kwargs, which it does not know; it takes store, k"):
+        CMTRetriever(store=retriever.store, search_kwargs={"k": 2})
     with pytest.raises(InvalidInputError, match="k is 0"):
         retriever.invoke(QUESTION, k=0)
     with pytest.raises(ValueError, match="store"):

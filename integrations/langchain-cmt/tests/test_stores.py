@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from cmt_memory import CMTMemoryStore, InvalidInputError
 from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp, MatchCondition, PutOp, SearchOp
@@ -196,3 +198,49 @@ def test_wrong_use(items):
         CMTStore(items.store, fields="text")
     with pytest.raises(InvalidInputError, match=r"\$like is no operator"):
         items.search((), filter={"size": {"$like": 1}})
+
+
+def test_an_item_that_goes_while_it_is_read_stays_gone(tmp_path):
+    ticking = {"now": 1_000_000.0, "step": 0.0}
+
+    def clock():
+        ticking["now"] += ticking["step"]
+        return ticking["now"]
+
+    with CMTMemoryStore(tmp_path / "s", model(), lazy=True, clock=clock) as store:
+        items = CMTStore(store, fields=["text"])
+        for step in range(5, 60, 5):
+            ticking["step"] = 0.0
+            items.put(("short",), "a", {"text": "Soon gone."}, ttl=1)
+            ticking["step"] = step
+            items.get(("short",), "a")
+            items.search(("short",), query="gone")
+
+
+def test_several_threads_write_the_same_item(items):
+    def work(number):
+        for step in range(10):
+            items.put(("shared",), "a", {"text": f"{step} by {number}"}, ttl=5)
+            items.get(("shared",), "a")
+            items.delete(("shared",), "a")
+            items.search(("shared",), query="by")
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, range(3)))
+    assert items.get(("shared",), "a") is None
+
+
+def test_a_blank_query_lists(items):
+    assert names(items.search(("users",), query=" ")) == names(items.search(("users",)))
+    assert items.search(("users",), query="locker", limit=0) == []
+
+
+def test_any_json_and_any_script(items):
+    value = {"text": "Το ντουλάπι είναι μπλε.", "long": "word " * 3000, "none": None, "deep": {"a": [1, {"b": None}]}}
+    value |= {"$id": "x", "a.b": "y"}
+    items.put(("χρήστες", "猫"), "κλειδί", value)
+    assert items.get(("χρήστες", "猫"), "κλειδί").value == value
+    for filter in ({"none": None}, {"long": value["long"]}, {"$id": "x"}, {"a.b": "y"}, {"deep": value["deep"]}):
+        assert [item.key for item in items.search(("χρήστες",), filter=filter)] == ["κλειδί"], filter
+    items.put(("χρήστες", "猫"), "empty", {})
+    assert items.get(("χρήστες", "猫"), "empty").value == {}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cmt_memory import CMTMemoryStore, InvalidInputError
+from cmt_memory import CMTMemoryStore, InvalidInputError, StoreClosedError
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 from models import DOCUMENTS, LONG, QUESTION, model
 
-from langchain_cmt import CMTVectorStore
+from langchain_cmt import ChatCMT, CMTRetriever, CMTVectorStore
 
 
 class TestStandard(VectorStoreIntegrationTests):
@@ -248,3 +249,56 @@ def test_a_store_or_a_folder(store, tmp_path):
         CMTVectorStore(store, persist_directory=tmp_path)
     with pytest.raises(InvalidInputError, match="has its own"):
         CMTVectorStore(store, embedding_function=DeterministicFakeEmbedding(size=8))
+
+
+def test_one_id_is_not_taken_letter_by_letter(vectors, store):
+    assert ids(vectors.get_by_ids("shop")) == ["shop"]
+    vectors.delete("shop")
+    assert store.document_ids() == ["locker", "sunday"]
+
+
+def test_more_ids_than_sqlite_binds(vectors, store):
+    many = [f"id{number}" for number in range(40_000)]
+    assert ids(vectors.get_by_ids([*many, "shop"])) == ["shop"]
+    assert vectors.get([*many, "shop"])["ids"] == ["shop"]
+    assert vectors.delete([*many, "shop"]) is True
+    assert len(store) == 2
+
+
+def test_several_threads_delete_the_same(vectors, store):
+    given = vectors.add_texts([f"Text {number}." for number in range(40)])
+    with ThreadPoolExecutor(4) as threads:
+        for start in range(0, 40, 4):
+            list(threads.map(vectors.delete, [given[start : start + 4]] * 4))
+    assert len(store) == 3
+
+
+async def test_a_store_without_texts(tmp_path):
+    with CMTMemoryStore(tmp_path / "s", model(), keep_text=False) as store:
+        vectors = CMTVectorStore(store)
+        vectors.add_texts([*DOCUMENTS, LONG], ids=["locker", "shop", "sunday", "rooms"])
+        [found] = vectors.similarity_search(QUESTION, k=1)
+        assert (found.id, found.page_content) == ("locker", "")
+        assert ids(await vectors.amax_marginal_relevance_search(QUESTION, k=1)) == ["locker"]
+        expected = store.ask(QUESTION, k=1, max_new_tokens=4).text
+        chat = ChatCMT(store=store, retriever=CMTRetriever(store=store, k=1), max_tokens=4)
+        assert chat.invoke(QUESTION).text == expected
+
+
+async def test_a_closed_store_says_so(tmp_path):
+    store = CMTMemoryStore(tmp_path / "s", model())
+    vectors, retriever, chat = CMTVectorStore(store), CMTRetriever(store=store), ChatCMT(store=store)
+    store.close()
+    for call in (
+        lambda: vectors.add_texts(["x"]),
+        lambda: vectors.similarity_search("x"),
+        lambda: vectors.delete(["x"]),
+        lambda: vectors.get_by_ids(["x"]),
+        lambda: retriever.invoke("x"),
+        lambda: chat.invoke("x"),
+        lambda: list(chat.stream("x")),
+    ):
+        with pytest.raises(StoreClosedError):
+            call()
+    with pytest.raises(StoreClosedError):
+        await chat.ainvoke("x")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from cmt_memory import CMTMemoryStore, InvalidInputError
+from cmt_memory.model.loading import bundled
 from llama_index.core.llms import ChatMessage, ImageBlock, MessageRole
 
 from llama_index.llms.cmt import CMTLLM
@@ -193,3 +194,14 @@ def test_a_cancelled_call_ends_the_lm(qwen):
     hook.remove()
     assert len(tokens) < 2_000
     assert "cmt-memory-stream" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_what_it_cannot_be_made_with(store):
+    with pytest.raises(InvalidInputError, match=r"CMTLLM got the settings \['temprature'\]; it takes max_new_tokens"):
+        CMTLLM(store=store, temprature=1.0)
+    assert CMTLLM(store=store, max_tokens=3, system_prompt="Be brief.").max_new_tokens == 3
+
+
+def test_models_by_name(cmt_tiny):
+    models = (cmt_tiny, "cmt-tiny", str(bundled("cmt-tiny") / "lm"))
+    assert len({CMTLLM(model=given).complete(QUESTION).text for given in models}) == 1

@@ -97,3 +97,25 @@ def test_a_message_that_was_put_without_its_session(store):
 def test_it_wants_a_store():
     with pytest.raises(InvalidInputError, match="expected an open CMTMemoryStore"):
         CMTMemoryBlock(store="mem")
+
+
+def test_a_store_without_texts_is_refused(qwen, tmp_path):
+    with (
+        CMTMemoryStore(tmp_path / "n", qwen, keep_text=False) as store,
+        pytest.raises(InvalidInputError, match="keeps none"),
+    ):
+        CMTMemoryBlock(store=store)
+
+
+def test_what_it_does_not_know_is_refused(store):
+    with pytest.raises(InvalidInputError, match=r"\['top_k'\], which it does not know; it takes name, description"):
+        CMTMemoryBlock(store=store, top_k=3)
+
+
+def test_session_ids_of_any_kind_are_apart(store):
+    block = CMTMemoryBlock(store=store)
+    sessions = [1, "1", True, "", "None", None, "a#0", "größe"]
+    for session in sessions:
+        asyncio.run(block.aput(say(f"My dog is called {session!r}."), session_id=session))
+    for session in sessions:
+        assert seen(block, session) == f"user: My dog is called {session!r}."

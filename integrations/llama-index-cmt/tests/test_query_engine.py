@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from cmt_memory import CMTMemoryStore, InvalidInputError
 from llama_index.core import VectorStoreIndex
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
 from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 
@@ -126,3 +129,38 @@ def test_every_mode_of_an_indexs_chat_engine(qwen, tmp_path):
         for mode in ("context", "condense_plus_context", "condense_question", "simple", "best"):
             chat = index.as_chat_engine(chat_mode=mode, llm=llm)
             assert chat.chat(QUESTION).response, mode
+
+
+def answer_from(store, text):
+    return store.generator.generate(QUESTION, store.model.compress([text])).text
+
+
+class Redacted(BaseNodePostprocessor):
+    """Puts another text into the nodes, as postprocessors do that hide or widen what was found."""
+
+    text: str
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        return [NodeWithScore(node=TextNode(id_=one.node.node_id, text=self.text), score=one.score) for one in nodes]
+
+
+def test_what_a_postprocessor_has_changed_is_what_is_answered_from(store):
+    store.add_documents(nodes())
+    retriever, synthesizer = CMTRetriever(store, 1), CMTSynthesizer(CMTLLM(store=store))
+    redacted = Redacted(text="The code of the blue locker is 9032.")
+    engine = RetrieverQueryEngine(retriever, response_synthesizer=synthesizer, node_postprocessors=[redacted])
+    expected = answer_from(store, redacted.text)
+    assert str(engine.query(QUESTION)) == str(asyncio.run(engine.aquery(QUESTION))) == expected
+    assert expected != answer_from(store, TEXTS[0])
+
+
+def test_a_node_with_the_name_of_a_passage(store):
+    store.add_documents(["Pip is a dog."], ids=["pip"])
+    CMTVectorStore(store=store).add([TextNode(id_="pip#0", text=TEXTS[0])])
+    engine = RetrieverQueryEngine(CMTRetriever(store, 1), response_synthesizer=CMTSynthesizer(CMTLLM(store=store)))
+    assert str(engine.query(QUESTION)) == answer_from(store, TEXTS[0])
+
+
+def test_an_option_that_no_part_knows_is_refused(store):
+    with pytest.raises(InvalidInputError, match="similarty_top_k"):
+        as_query_engine(store, similarty_top_k=2)

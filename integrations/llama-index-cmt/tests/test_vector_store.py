@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cmt_memory import CMTMemoryStore, InvalidInputError
+from cmt_memory import CMTMemoryStore, InvalidInputError, StoreClosedError
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.core.vector_stores.types import VectorStoreQuery
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 
 from llama_index.vector_stores.cmt import CMTVectorStore
 from tests.contracts.vector_stores import VectorStoreContract
@@ -181,3 +182,87 @@ def test_it_serialises_without_the_store(store):
 def test_a_model_without_a_template_does_as_well(tmp_path):
     with CMTMemoryStore(tmp_path / "s", tiny_model(chat=False), encoder=None) as store:
         assert CMTVectorStore(store=store).add(nodes()) == [f"n{number}" for number in range(6)]
+
+
+def test_one_id_is_not_taken_letter_by_letter(store):
+    vector_store = CMTVectorStore(store=store)
+    vector_store.add(nodes())
+    assert [node.node_id for node in vector_store.get_nodes("n0")] == ["n0"]
+    for named, expected in (({"node_ids": "n0"}, {"n0"}), ({"doc_ids": "source0"}, {"n0", "n1"})):
+        found = vector_store.query(VectorStoreQuery(query_str=QUESTION, similarity_top_k=9, **named))
+        assert set(found.ids) == expected
+    vector_store.delete_nodes("n0")
+    assert vector_store.get_nodes(["n0"]) == []
+
+
+def test_more_ids_than_a_filter_takes(store):
+    vector_store = CMTVectorStore(store=store)
+    vector_store.add(nodes())
+    many = [f"id{number}" for number in range(40_000)]
+    assert [node.node_id for node in vector_store.get_nodes([*many, "n0"])] == ["n0"]
+    vector_store.delete_nodes([*many, "n0"])
+    assert len(store) == len(nodes()) - 1
+
+
+def test_several_threads_delete_the_same(store):
+    vector_store = CMTVectorStore(store=store)
+    vector_store.add([TextNode(id_=f"x{number}", text=f"Text {number}.") for number in range(40)])
+    with ThreadPoolExecutor(4) as threads:
+        for start in range(0, 40, 4):
+            list(threads.map(vector_store.delete_nodes, [[f"x{n}" for n in range(start, start + 4)]] * 4))
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("mode", ["default", "mmr", "hybrid", "text_search"])
+@pytest.mark.parametrize(("operator", "value"), [("contains", "rare"), ("any", ["rare"]), ("all", ["rare", "all"])])
+def test_k_is_filled_where_a_filter_is_checked_after_the_search(crowded, mode, operator, value):
+    filters = MetadataFilters(filters=[MetadataFilter(key="tags", value=value, operator=operator)])
+    query = VectorStoreQuery(query_str=QUESTION, similarity_top_k=5, filters=filters, mode=mode)
+    assert sorted(crowded.query(query).ids) == [f"far{number}" for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def crowded(qwen, tmp_path_factory):
+    """Five nodes that a question hardly finds, behind three hundred that it finds first."""
+    with CMTMemoryStore(tmp_path_factory.mktemp("crowded"), qwen, lazy=True) as store:
+        made = CMTVectorStore(store=store)
+        texts = [f"The code of the blue locker {n} is {n}." for n in range(300)]
+        near = [TextNode(text=text, metadata={"tags": ["all"]}) for text in texts]
+        far = [(f"far{n}", f"Quarterly report {n} of the locker office.") for n in range(5)]
+        made.add([*near, *(TextNode(id_=id, text=text, metadata={"tags": ["rare", "all"]}) for id, text in far)])
+        yield made
+
+
+def test_what_it_does_not_know_is_refused(store):
+    with pytest.raises(InvalidInputError, match=r"CMTVectorStore got \['collection_name'\]"):
+        CMTVectorStore(store=store, collection_name="notes")
+    query = VectorStoreQuery(query_str=QUESTION, mode="mmr")
+    with pytest.raises(TypeError, match="mmr_treshold"):
+        CMTVectorStore(store=store).query(query, mmr_treshold=0.5)
+
+
+def test_a_closed_store_says_so(cmt_tiny, tmp_path):
+    store = CMTMemoryStore(tmp_path / "s", cmt_tiny)
+    vector_store = CMTVectorStore(store=store)
+    store.close()
+    for call in (
+        lambda: vector_store.add(nodes()),
+        lambda: vector_store.get_nodes(["n0"]),
+        lambda: vector_store.delete("source0"),
+        lambda: vector_store.delete_nodes(["n0"]),
+        lambda: vector_store.clear(),
+        lambda: vector_store.query(VectorStoreQuery(query_str=QUESTION)),
+    ):
+        with pytest.raises(StoreClosedError):
+            call()
+
+
+def test_a_store_without_texts_and_a_long_document(qwen, tmp_path):
+    with CMTMemoryStore(tmp_path / "s", qwen, keep_text=False) as store:
+        long = "\n\n".join(f"Room {n} is on floor {n % 7}." for n in range(300))
+        store.add_documents([long, TEXTS[0]], ids=["l", "s"])
+        assert len(store.passages("l")) > 2
+        found = CMTVectorStore(store=store).find(VectorStoreQuery(query_str="room 50", similarity_top_k=2))
+        assert [one.node.node_id for one in found] == [hit.passage for hit in store.search("room 50", k=2)]
+        [short] = CMTVectorStore(store=store).find(VectorStoreQuery(query_str=QUESTION, similarity_top_k=1))
+        assert short.node.node_id == "s"

@@ -14,6 +14,7 @@ from cmt_memory import (
     pieces_on_threads,
     result_on_thread,
 )
+from cmt_memory.opening import load_model
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -30,7 +31,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
-from llama_index.llms.cmt.requests import SETTINGS, Request, call_settings, to_turns
+from llama_index.llms.cmt.requests import SETTINGS, Request, call_settings, made_with, to_turns
 
 _WITHOUT_LIMIT = 131_072
 
@@ -47,14 +48,15 @@ class CMTLLM(LLM):
 
     Args:
         store: the store whose LM answers and whose memories can be named.
-        model: in place of a store: a `CMTModel`, or the name or folder of one.
-        max_new_tokens: tokens to generate at most.
+        model: in place of a store: a `CMTModel`, or a name or folder as `CMTMemoryStore` takes it.
+        max_new_tokens: tokens to generate at most. `max_tokens` is another name.
         temperature: 0 takes the most likely token.
         top_p: sample from the smallest set of tokens with this much probability.
         seed: makes sampling repeatable.
         stop: strings that end an answer.
         alpha: contrast with the LM without memory.
         context_window: what LlamaIndex reckons with; the LM's own, unless given.
+        settings: those above, and those of every LLM of LlamaIndex; any other is refused by name.
 
     Examples:
         >>> llm = CMTLLM(store=store)  # doctest: +SKIP
@@ -79,9 +81,9 @@ class CMTLLM(LLM):
             raise InvalidInputError("give a store whose LM answers, or a model without a store, and not both.")
         if store is not None and not isinstance(store, CMTMemoryStore):
             raise InvalidInputError(f"store is {type(store).__name__}; expected an open CMTMemoryStore.")
-        super().__init__(**({"store": store} | settings))
+        super().__init__(**({"store": store} | made_with(type(self), settings)))
         if model is not None:
-            self._generator = CMTGenerator(model if isinstance(model, CMTModel) else CMTModel.from_pretrained(model))
+            self._generator = CMTGenerator(model if isinstance(model, CMTModel) else load_model(model))
 
     @classmethod
     def class_name(cls) -> str:

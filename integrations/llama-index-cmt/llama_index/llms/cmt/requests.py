@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from cmt_memory import InvalidInputError
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
+from llama_index.core.bridge.pydantic import BaseModel
 
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "alpha")
 _ALIASES = {"max_tokens": "max_new_tokens"}
@@ -26,6 +27,21 @@ class Request(NamedTuple):
     template: bool | Literal["applied"]
     memories: Sequence[Any]
     settings: dict[str, Any]
+
+
+def made_with(cls: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an LLM is made with, by the names of its fields.
+
+    Raises:
+        InvalidInputError: an argument that this LLM does not have.
+    """
+    named = {_ALIASES.get(name, name): value for name, value in given.items()}
+    if unknown := [name for name in named if name not in cls.model_fields]:
+        known = ", ".join((*SETTINGS, *_ALIASES, "context_window"))
+        raise InvalidInputError(
+            f"{cls.__name__} got the settings {unknown}; it takes {known} and those of every LLM of LlamaIndex."
+        )
+    return named
 
 
 def call_settings(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -37,6 +37,11 @@ class CMTMemoryBlock(BaseMemoryBlock[str]):
     def __init__(self, store: CMTMemoryStore, **settings: Any) -> None:
         if not isinstance(store, CMTMemoryStore):
             raise InvalidInputError(f"store is {type(store).__name__}; expected an open CMTMemoryStore.")
+        if not store.keep_text:
+            raise InvalidInputError("CMTMemoryBlock gives back texts, and this store keeps none (keep_text=False).")
+        if unknown := [name for name in settings if name not in type(self).model_fields]:
+            known = ", ".join(type(self).model_fields)
+            raise InvalidInputError(f"CMTMemoryBlock got {unknown}, which it does not know; it takes {known}.")
         super().__init__(**({"store": store} | settings))
 
     async def aput(
@@ -73,8 +78,8 @@ class CMTMemoryBlock(BaseMemoryBlock[str]):
 
     async def aforget(self, session_id: str | None = None) -> None:
         """Delete what was kept of a session."""
-        documents = await self.store.adocuments(self._scope(session_id))
-        await self.store.adelete([document.id for document in documents])
+        ids = await self.store.adocument_ids(self._scope(session_id))
+        await self.store.adelete(ids, missing_ok=True)
 
     def _scope(self, session_id: str | None) -> dict[str, Any]:
         """What marks a session's messages, and finds them; None is a session of its own."""

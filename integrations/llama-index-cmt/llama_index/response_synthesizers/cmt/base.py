@@ -112,16 +112,31 @@ class CMTSynthesizer(BaseSynthesizer):
         return str((await self._lm.acomplete(query_str, **settings)).text)
 
     def _memories(self, text_chunks: Sequence[str], nodes: Sequence[NodeWithScore] | None) -> dict[str, Any]:
-        """The memories to inject: by id where the store has them all, else made of the texts."""
-        ids = [scored.node.node_id for scored in nodes or ()]
-        if nodes is not None and self._lm.store is not None:
-            try:
-                self._lm.store.passages(ids)
+        """The memories to inject: by id where the store has them all as they are here, else made of the texts."""
+        if nodes is None:
+            return {"memories": self._compressed(text_chunks)}
+        ids = [scored.node.node_id for scored in nodes]
+        texts = [scored.node.get_content(MetadataMode.NONE) for scored in nodes]
+        if self._lm.store is not None:
+            if _holds(self._lm.store, ids, texts):
                 return {"memory_ids": ids}
-            except InvalidInputError:
-                logger.warning("the LM's store does not hold all of the nodes %s; compressing them now", ids[:10])
-        texts = text_chunks if nodes is None else [one.node.get_content(MetadataMode.NONE) for one in nodes]
-        return {"memories": self._lm.generator.model.compress([text for text in texts if text.strip()])}
+            logger.warning("the LM's store does not hold all of the nodes %s as they are; compressing them", ids[:10])
+        return {"memories": self._compressed(texts)}
+
+    def _compressed(self, texts: Sequence[str]) -> list[Any]:
+        made: list[Any] = self._lm.generator.model.compress([text for text in texts if text.strip()])
+        return made
+
+
+def _holds(store: CMTMemoryStore, ids: list[str], texts: list[str]) -> bool:
+    """Whether a store has memories of nodes with these texts: a postprocessor may have put another in its place."""
+    try:
+        hits = store.passages(ids)
+    except InvalidInputError:
+        return False
+    held = {str(document.id): document.text for document in store.get(ids)}
+    held |= {hit.passage: hit.text for hit in hits}  # "a#0" names a passage of "a" before it names a document
+    return not store.keep_text or all(held[id].strip() == text.strip() for id, text in zip(ids, texts, strict=True))
 
 
 _OF_SYNTHESIZER = ("streaming", "callback_manager", "empty_response")

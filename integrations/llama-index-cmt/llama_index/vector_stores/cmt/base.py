@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from cmt_memory import CMTMemoryStore, Document, InvalidInputError
+from cmt_memory import CMTMemoryStore, Document, InvalidInputError, on_thread
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, NodeWithScore
@@ -20,8 +21,15 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index.vector_stores.cmt.embedding import StoreEmbedding
 from llama_index.vector_stores.cmt.filters import all_of, translate
-from llama_index.vector_stores.cmt.nodes import last_of_each, to_document, to_node, to_nodes
-from llama_index.vector_stores.cmt.searching import ids_filter, run_query, source_filter
+from llama_index.vector_stores.cmt.nodes import (
+    id_list,
+    last_of_each,
+    to_document,
+    to_node,
+    to_nodes,
+    with_documents,
+)
+from llama_index.vector_stores.cmt.searching import run_query, source_filter
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,8 @@ class CMTVectorStore(BasePydanticVectorStore):
     def __init__(self, store: CMTMemoryStore, **kwargs: Any) -> None:
         if not isinstance(store, CMTMemoryStore):
             raise InvalidInputError(f"store is {type(store).__name__}; expected an open CMTMemoryStore.")
+        if unknown := [name for name in kwargs if name not in type(self).model_fields]:
+            raise InvalidInputError(f"CMTVectorStore got {unknown}, which it does not know; it takes a store.")
         settings: dict[str, Any] = {"store": store, "stores_text": store.keep_text}
         super().__init__(**(settings | kwargs))
 
@@ -108,7 +118,7 @@ class CMTVectorStore(BasePydanticVectorStore):
         empty = [str(document.id) for document in documents if not document.text.strip()]
         if empty:
             logger.warning("nodes without text are not kept, as there is nothing to remember: %s", empty[:10])
-            self._delete_where({"$id": {"$in": empty}})
+            self._delete(empty)
         return [document for document in documents if document.text.strip()]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -117,10 +127,10 @@ class CMTVectorStore(BasePydanticVectorStore):
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """See `delete`."""
-        await asyncio.to_thread(self.delete, ref_doc_id)
+        await on_thread(partial(self.delete, ref_doc_id))
 
     def delete_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
+        self, node_ids: str | list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """Delete nodes by id, by filter, or by both; ids that are not there are passed over.
 
@@ -129,15 +139,18 @@ class CMTVectorStore(BasePydanticVectorStore):
         """
         if node_ids is None and filters is None:
             raise InvalidInputError("give node_ids or filters; to delete everything, call clear().")
+        if filters is None:
+            self._delete(id_list(node_ids or ()))
+            return
         where, rest = translate(filters)
-        named = [] if node_ids is None else [{"$id": {"$in": list(node_ids)}}]
+        named = [] if node_ids is None else [{"$id": {"$in": id_list(node_ids)}}]
         self._delete_where(all_of([where, *named]), rest)
 
     async def adelete_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
+        self, node_ids: str | list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """See `delete_nodes`."""
-        await asyncio.to_thread(self.delete_nodes, node_ids, filters)
+        await on_thread(partial(self.delete_nodes, node_ids, filters))
 
     def clear(self) -> None:
         """Delete every document of the store."""
@@ -145,25 +158,38 @@ class CMTVectorStore(BasePydanticVectorStore):
 
     async def aclear(self) -> None:
         """See `clear`."""
-        await asyncio.to_thread(self.clear)
+        await on_thread(self.clear)
 
     def _delete_where(self, where: dict[str, Any], rest: Any = None) -> None:
         passed_over = 0
         while documents := self.client.documents(where, limit=_AT_ONCE, offset=passed_over):
             ids = [str(document.id) for document in documents if rest is None or rest(document.metadata)]
             passed_over += len(documents) - len(ids)
-            self.client.delete(ids)
+            self._delete(ids)
 
-    def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
+    def _delete(self, ids: list[str]) -> None:
+        for start in range(0, len(ids), _AT_ONCE):
+            self.client.delete(ids[start : start + _AT_ONCE], missing_ok=True)
+
+    def get_nodes(
+        self, node_ids: str | list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
         """Nodes by id, by filter, or by both; in the order of the ids, without those that are not there."""
+        ids = None if node_ids is None else id_list(node_ids)
+        documents = self._passing(ids, filters)
+        if ids is None:
+            return [to_node(document) for document in documents]
+        whole = {str(document.id): document for document in documents}
+        return [node for id in ids if (node := self._node(id, whole)) is not None]
+
+    def _passing(self, ids: list[str] | None, filters: MetadataFilters | None) -> list[Document]:
+        """The documents of some nodes, or of all, that pass filters."""
+        if ids is not None and filters is None:
+            return self.client.get(with_documents(ids))
         where, rest = translate(filters)
-        named = [] if node_ids is None else [ids_filter(node_ids)]
+        named = [] if ids is None else [{"$id": {"$in": with_documents(ids)}}]
         documents = self.client.documents(all_of([where, *named]))
-        passing = [document for document in documents if rest is None or rest(document.metadata)]
-        if node_ids is None:
-            return [to_node(document) for document in passing]
-        whole = {str(document.id): document for document in passing}
-        return [node for id in node_ids if (node := self._node(id, whole)) is not None]
+        return [document for document in documents if rest is None or rest(document.metadata)]
 
     def _node(self, id: str, whole: dict[str, Document]) -> BaseNode | None:
         if id in whole:
@@ -176,7 +202,7 @@ class CMTVectorStore(BasePydanticVectorStore):
             return None
 
     async def aget_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+        self, node_ids: str | list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """See `get_nodes`."""
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)

@@ -54,13 +54,13 @@ def to_nodes(store: CMTMemoryStore, hits: Sequence[MemoryHit]) -> list[BaseNode]
     back whole if it is one passage, else as that passage, under the passage's id and with the document as its source.
     """
     documents = {document.id: document for document in store.get(list(dict.fromkeys(hit.id for hit in hits)))}
-    return [_hit_node(hit, documents.get(hit.id)) for hit in hits]
+    return [_hit_node(store, hit, documents.get(hit.id)) for hit in hits]
 
 
-def _hit_node(hit: MemoryHit, document: Document | None) -> BaseNode:
+def _hit_node(store: CMTMemoryStore, hit: MemoryHit, document: Document | None) -> BaseNode:
     if document is None:  # deleted since it was found
-        document = Document(hit.text, hit.metadata, hit.id)
-    if _is_kept(document.metadata.get(NODE)) or document.text.strip() == hit.text.strip():
+        return to_node(Document(hit.text, hit.metadata, hit.id))
+    if _is_kept(document.metadata.get(NODE)) or _is_whole(store, hit, document):
         return to_node(document)
     return TextNode(
         id_=hit.passage,
@@ -72,9 +72,26 @@ def _hit_node(hit: MemoryHit, document: Document | None) -> BaseNode:
     )
 
 
+def id_list(ids: str | Iterable[str]) -> list[str]:
+    """One id or several, as a list."""
+    return [ids] if isinstance(ids, str) else list(ids)
+
+
+def with_documents(ids: Iterable[str]) -> list[str]:
+    """Ids of nodes, and for those that may name a passage the document's."""
+    return list(dict.fromkeys(name for id in ids for name in (id, id.rpartition("#")[0]) if name))
+
+
 def last_of_each(nodes: Iterable[BaseNode]) -> list[BaseNode]:
     """The nodes without those whose id comes again later."""
     return list({node.node_id: node for node in nodes}.values())
+
+
+def _is_whole(store: CMTMemoryStore, hit: MemoryHit, document: Document) -> bool:
+    """Whether a document is one passage."""
+    if store.keep_text:
+        return document.text.strip() == hit.text.strip()
+    return len(store.passages(hit.id)) == 1
 
 
 def _is_kept(own: object) -> TypeGuard[Mapping[str, Any]]:

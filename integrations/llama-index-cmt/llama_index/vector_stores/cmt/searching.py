@@ -11,7 +11,7 @@ from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
 from llama_index.vector_stores.cmt.filters import Where, all_of, translate
-from llama_index.vector_stores.cmt.nodes import REF_DOC_ID, to_nodes
+from llama_index.vector_stores.cmt.nodes import REF_DOC_ID, id_list, to_nodes, with_documents
 
 _MORE = 4
 _MMR_FACTOR = 4
@@ -29,14 +29,21 @@ class _Scope(NamedTuple):
     accepts: Callable[[MemoryHit, BaseNode], bool]
 
 
-def run_query(store: CMTMemoryStore, query: VectorStoreQuery, **options: Any) -> list[NodeWithScore]:
+def run_query(
+    store: CMTMemoryStore,
+    query: VectorStoreQuery,
+    *,
+    mmr_threshold: float | None = None,
+    mmr_prefetch_factor: float = _MMR_FACTOR,
+) -> list[NodeWithScore]:
     """The nodes that a query finds, best first.
 
     Args:
         store: where to search.
         query: what for. By default the store searches as it always does, with the question's text or with a given
             embedding; other modes search by words alone, by both with `alpha` as the vectors' share, or by MMR.
-        options: `mmr_threshold` and `mmr_prefetch_factor`, as other vector stores take them.
+        mmr_threshold: as other vector stores take it, where the query has none.
+        mmr_prefetch_factor: how many times as many nodes MMR chooses from.
 
     Raises:
         InvalidInputError: a mode, filter or embedding that the store cannot search by.
@@ -46,7 +53,8 @@ def run_query(store: CMTMemoryStore, query: VectorStoreQuery, **options: Any) ->
         raise InvalidInputError(f"mode is {mode.value!r}; this store knows {', '.join(one.value for one in _MODES)}.")
     scope = _scope(query)
     if mode == VectorStoreQueryMode.MMR:
-        return _by_mmr(store, query, scope, **options)
+        threshold = mmr_threshold if query.mmr_threshold is None else query.mmr_threshold
+        return _by_mmr(store, query, scope, threshold, mmr_prefetch_factor)
     if mode in _BY_WORDS:
         found = _find(store, query.query_str, query.sparse_top_k or k, scope, channels=["bm25"])
     elif mode in _HYBRID:
@@ -58,14 +66,10 @@ def run_query(store: CMTMemoryStore, query: VectorStoreQuery, **options: Any) ->
     return [node for node, _ in found]
 
 
-def ids_filter(ids: Sequence[str]) -> Where:
-    """A filter for documents by node id, where that of a passage stands for its document."""
-    return {"$id": {"$in": list(dict.fromkeys(name for id in ids for name in (id, id.rpartition("#")[0]) if name))}}
-
-
-def source_filter(ids: Sequence[str]) -> Where:
+def source_filter(ids: str | Sequence[str]) -> Where:
     """A filter for the nodes of source documents, and for the documents that were added themselves."""
-    return {"$or": [{REF_DOC_ID: {"$in": list(ids)}}, {"$id": {"$in": list(ids)}}]}
+    named = {"$in": id_list(ids)}
+    return {"$or": [{REF_DOC_ID: named}, {"$id": named}]}
 
 
 def _scope(query: VectorStoreQuery) -> _Scope:
@@ -73,9 +77,9 @@ def _scope(query: VectorStoreQuery) -> _Scope:
     parts = [where]
     if query.doc_ids is not None:
         parts.append(source_filter(query.doc_ids))
-    named = set(query.node_ids or ())
+    named = set(id_list(query.node_ids or ()))
     if named:  # an index without nodes of its own passes an empty list and means all
-        parts.append(ids_filter(list(named)))
+        parts.append({"$id": {"$in": with_documents(named)}})
 
     def accepts(hit: MemoryHit, node: BaseNode) -> bool:
         if named and not named & {node.node_id, hit.id, hit.passage}:
@@ -109,13 +113,7 @@ def _find(store: CMTMemoryStore, question: str | None, k: int, scope: _Scope, **
 
 
 def _by_mmr(
-    store: CMTMemoryStore,
-    query: VectorStoreQuery,
-    scope: _Scope,
-    *,
-    mmr_threshold: float | None = None,
-    mmr_prefetch_factor: float = _MMR_FACTOR,
-    **_: Any,
+    store: CMTMemoryStore, query: VectorStoreQuery, scope: _Scope, threshold: float | None, factor: float
 ) -> list[NodeWithScore]:
     """Near the question, and far from each other (Carbonell, Goldstein, SIGIR 1998), among the nearest."""
     vector = query.query_embedding
@@ -123,12 +121,11 @@ def _by_mmr(
         if not query.query_str:
             raise InvalidInputError("the query has neither a text nor an embedding.")
         vector = store.embed(query.query_str)[0].tolist()
-    many = max(query.similarity_top_k, int(query.similarity_top_k * mmr_prefetch_factor))
+    many = max(query.similarity_top_k, int(query.similarity_top_k * factor))
     found = _find(store, None, many, scope, vector=vector, channels=["dense"])
     if not found:
         return []
     vectors = store.vectors([hit.passage for _, hit in found])
-    threshold = query.mmr_threshold if query.mmr_threshold is not None else mmr_threshold
     scores, places = get_top_k_mmr_embeddings(
         vector,
         vectors.tolist(),
