@@ -45,7 +45,8 @@ class CMTTrainingArguments(TrainingArguments):
     @property
     def n_gpu(self) -> int:
         """GPUs of this process: one at most. With several, `Trainer` would split a unit, which is a whole batch."""
-        return min(1, super().n_gpu)
+        gpus: int = super().n_gpu
+        return min(1, gpus)
 
     @classmethod
     def of(cls, config: TrainConfig, stage: Stage, folder: Path, steps: int) -> CMTTrainingArguments:
