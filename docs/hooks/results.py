@@ -27,6 +27,9 @@ COMMANDS = {
 """The command that gives a file again, where the file does not say so itself."""
 
 
+_NUMBERS = re.compile(r"[\d.,%±/–+ -]*")
+
+
 def there(stem: str) -> bool:
     """Whether a file of results is there."""
     return (RESULTS / f"{stem}.json").is_file()
@@ -116,7 +119,7 @@ def between(value: str, low: str, high: str) -> str:
 def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, numbers to the right."""
     numeric = [
-        bool(lines) and all(line[i][:1] in "–-+0123456789" or line[i] == "" for line in lines)
+        bool(lines) and all(_NUMBERS.fullmatch(line[i].partition("<br>")[0]) for line in lines)
         for i in range(len(header))
     ]
     rule = ["---:" if number else "---" for number in numeric]

@@ -43,19 +43,15 @@ class _Page:
         required = schema.get("required", [])
         lines = []
         for key, value in schema.get("properties", {}).items():
-            if "const" in value:
-                default = "required"
-            else:
-                default = "required" if key in required else f"`{_yaml(value.get('default'))}`"
-            if isinstance(value.get("default"), dict) and "$ref" in json.dumps(value):
-                default = "see there"
             path = f"{place}.{key}" if place else key
             about_key = "which kind of data this is." if "const" in value else value.get("description", "–")
-            lines.append((f"`{key}`", self._kind(value, path), default, meanings.get(key, about_key)))
+            needed = "const" in value or key in required
+            holds = self._kind(value, path) + ("<br>required" if needed else _default(value))
+            lines.append((f"`{key}`", meanings.get(key, about_key), holds))
         parts = [overall] if overall else []
         if place:
             parts.insert(0, f"### {self._heading(place, schema)} {{ #{self._anchor(schema['title'])} }}")
-        return "\n\n".join([*parts, results.rows(("key", "value", "default", "meaning"), lines)])
+        return "\n\n".join([*parts, results.rows(("key", "meaning", "value"), lines)])
 
     def _heading(self, place: str, schema: Schema) -> str:
         kind = schema.get("properties", {}).get("kind", {}).get("const")
@@ -113,5 +109,9 @@ def _described(text: str) -> tuple[str, dict[str, str]]:
     return " ".join(about.split("\n")).strip(), meanings
 
 
-def _yaml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+def _default(value: Schema) -> str:
+    """What holds where a key is left out; a mapping's own keys say so themselves."""
+    default = value.get("default")
+    if isinstance(default, dict) and "$ref" in json.dumps(value):
+        return ""
+    return f"<br>default: `{default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)}`"

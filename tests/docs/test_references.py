@@ -44,7 +44,7 @@ def test_every_key_is_explained(name):
     for part in (schema, *schema["$defs"].values()):
         for key in part["properties"]:
             assert f"\n| `{key}` |" in page
-    assert not re.findall(r"^\| .* \| – \|$", page, re.M)
+    assert "| – |" not in page
 
 
 def test_every_error_says_when_and_what_to_do():
