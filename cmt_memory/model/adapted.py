@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +18,33 @@ from cmt_memory.model.adapters import (
 )
 from cmt_memory.model.aligner import LinearAligner
 from cmt_memory.model.capture import Rotation
-from cmt_memory.model.compressor import ReadingCompressor, pad_after_head, pool, span_positions, weighted_pool
+from cmt_memory.model.compressor import ReadingCompressor, pad_after_head, pool, span_positions
 from cmt_memory.model.config import CMTConfig
 from cmt_memory.model.latent import fit_pca, rows_that_fit, take_tokens
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.maps import LatentDown, LatentUp
 from cmt_memory.model.memory import Memory
+from cmt_memory.model.picking import pick, slot_positions, stretched
 
 _GOLDEN = (5**0.5 - 1) / 2
-_SHARPNESS = 2.0
-_WEIGHING_RATE = 25
-"""How much faster than adapters the weighing learns: Adam's steps are as long for both, and it has more to go."""
+_SHARPNESS = 8.0
+_CONTRAST = 4
+"""How sharply the softplus of importance bends."""
 _MOST_READ = 4
 """How many times the tokens of an untrained fit are read, because pooling leaves fewer rows of them."""
+_RIDGE = 1e-2
 
 
 class AdaptedCompressor(ReadingCompressor):
-    """Mean of the keys, before rotary embedding, and values over `ratio` positions, as adapters taught the LM to read.
+    """Keys, before rotary embedding, and values that heads pick where the document says most, read through adapters.
 
-    The frozen LM reads head and document through LoRA adapters, without a causal mask unless told so; its keys and
-    values of all layers are pooled and mapped to the latent. Gradients flow to adapters and map. Pooling over both
-    directions and all layers is what keeps most at high ratios (arXiv 2510.20797, 2602.03784). The mean is
-    weighted: each head of each layer has a place in the span that it prefers, so that the heads together keep most of
-    its tokens apart, and learns to weigh positions by what it sees there.
+    The frozen LM reads head and document through LoRA adapters, in both directions unless told otherwise. What the
+    last layer made of a token says how important it is, and slots are handed out by importance: many to a code, few
+    to what goes without saying (`picking.stretched`; it starts as the LM's surprise). Each head of each layer looks
+    at a place of its own in every slot and takes the token that lies there, so that the heads together keep most
+    tokens of a slot apart instead of their blend, and learns to weigh tokens by what it sees there. Keys and values
+    of all layers are then mapped to the latent. Gradients flow to all of it. Reading with adapters and all layers
+    at once is what keeps most at high ratios (arXiv 2510.20797, 2602.03784).
 
     Args:
         lm: the frozen LM.
@@ -74,6 +79,8 @@ class AdaptedCompressor(ReadingCompressor):
             (torch.arange(n * s.kv_heads, (n + 1) * s.kv_heads) + 0.5) * _GOLDEN % 1 for n, s in enumerate(shapes)
         )
         self.sharpness = nn.ParameterList(torch.full((s.kv_heads,), _SHARPNESS) for s in shapes)
+        self.importance = nn.ParameterList([torch.zeros(shapes[-1].width), torch.ones(())] if shapes else [])
+        self._shares: list[Tensor] | None = None
 
     @property
     def identity(self) -> str:
@@ -85,8 +92,22 @@ class AdaptedCompressor(ReadingCompressor):
         yield from self.down.parameters()
         if everything:
             yield from self.adapters.parameters()
-            for parameters in (self.weighing, self.places, self.sharpness):
+            for parameters in (self.weighing, self.places, self.sharpness, self.importance):
                 yield from parameters
+
+    @property
+    def precise(self) -> tuple[str, ...]:
+        """See `Compressor.precise`: a little more here moves all slots that follow."""
+        return ("weighing", "places", "sharpness", "importance")
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """What share of a slot each token takes, `[n]` a document in the order they are read inside, with gradients."""
+        before, self._shares = self._shares, []
+        try:
+            yield self._shares
+        finally:
+            self._shares = before
 
     def train(self, mode: bool = True) -> AdaptedCompressor:
         """Switch the adapters' dropout; the LM's own stays off."""
@@ -99,7 +120,7 @@ class AdaptedCompressor(ReadingCompressor):
         return self
 
     def compress(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> list[Memory]:
-        """See `Compressor.compress`; one pass of the LM, reduced layer by layer."""
+        """See `Compressor.compress`; one pass of the LM."""
         slots: Tensor | None = None
 
         def on_pooled(part: Tensor, offset: int) -> None:
@@ -107,36 +128,93 @@ class AdaptedCompressor(ReadingCompressor):
             latent = self.down.down_block(part, offset)
             slots = latent if slots is None else slots + latent
 
-        lengths = torch.tensor([len(document) for document in documents])
-        self.read(lm, documents, on_pooled)
+        positions = self.read(lm, documents, on_pooled)
         assert slots is not None
         return [
-            Memory(slots[row, : self.n_slots(n)].clone(), span_positions(n, self.ratio), n)
-            for row, n in enumerate(lengths.tolist())
+            Memory(slots[row, : len(places)].clone(), places, len(documents[row]))
+            for row, places in enumerate(positions)
         ]
 
-    def read(self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_pooled: Callable[[Tensor, int], None]) -> None:
-        """Read documents and report each layer's slots `[B, k, w]`, float32, and their offset in a full slot."""
+    def read(
+        self, lm: FrozenLM, documents: Sequence[Sequence[int]], on_pooled: Callable[[Tensor, int], None]
+    ) -> list[Tensor]:
+        """Read documents and report each layer's slots `[B, k, w]`, float32, and their offset in a full slot.
+
+        Returns:
+            The `[k]` positions of each document's slots.
+        """
+        rows, lengths = self._rows(lm, documents)
+        counts = [self.n_slots(n) for n in lengths.tolist()]
+        if not len(self.importance) or self.ratio == 1:
+            for layer, (keys, values) in zip(lm.layout.layers, rows, strict=True):
+                whole = torch.cat([keys.flatten(2), values.flatten(2)], dim=-1).float()
+                on_pooled(pool(whole, lengths, self.ratio), lm.layout.offsets[layer.index])
+            return [span_positions(n, self.ratio) for n in lengths.tolist()]
+        shares = self._share(rows[-1], lengths.to(lm.device), torch.tensor(counts, device=lm.device))
+        if self._shares is not None:
+            self._shares += [shares[row, :n] for row, n in enumerate(lengths.tolist())]
+        for number, (layer, (keys, values)) in enumerate(zip(lm.layout.layers, rows, strict=True)):
+            scores = (features(keys, values) * self.weighing[number]).sum(-1)
+            weights = pick(shares, self.places[number], self.sharpness[number], scores, max(counts))
+            picked = [torch.einsum("bkhn,bnhd->bkhd", weights, part.float()).flatten(2) for part in (keys, values)]
+            on_pooled(torch.cat(picked, dim=-1), lm.layout.offsets[layer.index])
+        with torch.no_grad():
+            return [
+                slot_positions(shares[i, :n], k) for i, (n, k) in enumerate(zip(lengths.tolist(), counts, strict=True))
+            ]
+
+    def _rows(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Keys `[B, n, H, Dk]` and values `[B, n, H, Dv]` of each layer, and the documents' lengths `[B]`."""
         ids, lengths = pad_after_head(lm, documents)
         head = len(lm.prompt.head_ids)
-        numbers = {layer.index: number for number, layer in enumerate(lm.layout.layers)}
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
 
         def on_layer(layer: int, keys: Tensor, values: Tensor, rotation: Rotation | None) -> None:
-            keys = lm.unplaced_keys(keys, rotation)[:, :, head:]
-            keys, values = (part.transpose(1, 2).to(lm.device).float() for part in (keys, values[:, :, head:]))
-            on_pooled(self._pooled(numbers[layer], keys, values, lengths), lm.layout.offsets[layer])
+            keys = lm.unplaced_keys(keys, rotation)
+            keys, values = (part[:, :, head:].transpose(1, 2).to(lm.device) for part in (keys, values))
+            seen[layer] = (keys, values)
 
         read_whole(lm, self._reader[0], ids, lengths + head, on_layer, causal=self.settings.causal)
+        return [seen[layer.index] for layer in lm.layout.layers], lengths
 
-    def _pooled(self, number: int, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-        """A layer's keys `[B, n, H, Dk]` and values `[B, n, H, Dv]` as its part `[B, k, w]` of full slots."""
-        if not len(self.weighing) or self.ratio == 1:
-            return pool(torch.cat([keys.flatten(2), values.flatten(2)], dim=-1), lengths, self.ratio)
-        seen = torch.cat([nn.functional.layer_norm(rows, rows.shape[-1:]) for rows in (keys, values)], dim=-1)
-        place = torch.arange(keys.shape[1], device=keys.device)[:, None] % self.ratio + 0.5
-        away = place - self.ratio * self.places[number]
-        scores = _WEIGHING_RATE * (seen * self.weighing[number]).sum(-1) - self.sharpness[number] * away.square()
-        return torch.cat([weighted_pool(rows, scores, lengths, self.ratio).flatten(2) for rows in (keys, values)], -1)
+    def _share(self, last: tuple[Tensor, Tensor], lengths: Tensor, slots: Tensor) -> Tensor:
+        """What share of a slot each token takes, `[B, n]`, by its keys and values of the last layer."""
+        weight, bias = self.importance
+        known = features(*last).flatten(2) @ weight + bias
+        return stretched(nn.functional.softplus(known, beta=_CONTRAST), lengths, slots)
+
+    @torch.no_grad()
+    def start_importance(self, lm: FrozenLM, documents: Sequence[Sequence[int]]) -> None:
+        """Let importance be what a ridge regression makes of the square root of the LM's surprise at each token."""
+        if not len(self.importance):
+            return
+        known, wanted = [], []
+        for document in documents:
+            (*_, last), _ = self._rows(lm, [document])
+            known.append(features(*last)[0].flatten(1))
+            wanted.append(surprise(lm, document).sqrt())
+        rows, targets = torch.cat(known).double(), torch.cat(wanted).double()
+        mean, level = rows.mean(0), targets.mean()
+        rows = rows - mean
+        gram = rows.T @ rows
+        gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        solved = torch.linalg.solve(gram, rows.T @ (targets - level))
+        weight, bias = self.importance
+        weight.copy_(solved)
+        bias.copy_(level - mean @ solved)
+
+
+def features(keys: Tensor, values: Tensor) -> Tensor:
+    """Keys `[B, n, H, Dk]` and values `[B, n, H, Dv]` in one size, side by side: `[B, n, H, Dk + Dv]`."""
+    return torch.cat([nn.functional.layer_norm(part.float(), part.shape[-1:]) for part in (keys, values)], dim=-1)
+
+
+def surprise(lm: FrozenLM, document: Sequence[int]) -> Tensor:
+    """`−log p` of each of a document's `[n]` tokens after those before it, in nats."""
+    head = list(lm.prompt.head_ids)
+    ids = torch.tensor([head + list(document)], device=lm.device)
+    logits = lm.model(ids, use_cache=False).logits[0, len(head) - 1 : -1].float()
+    return nn.functional.cross_entropy(logits, ids[0, len(head) :], reduction="none")
 
 
 @torch.no_grad()
@@ -154,6 +232,7 @@ def start_adapted(
     compressor = AdaptedCompressor(lm, config).to(lm.device)
     kept = sum(1 / ratio for ratio in ratios) / len(ratios)
     documents = take_tokens(lm, texts, int(rows_that_fit(lm.layout.width) * min(_MOST_READ, 1 / kept)))
+    compressor.start_importance(lm, documents)
     rows: list[Tensor] = []
     for number, document in enumerate(documents):
         with compressor.at(ratios[number % len(ratios)]):

@@ -39,6 +39,11 @@ class Compressor(nn.Module, ABC):
         """
         return iter(())
 
+    @property
+    def precise(self) -> tuple[str, ...]:
+        """Parameters by the first part of their name that are saved in float32, whatever the others are saved in."""
+        return ()
+
     @contextmanager
     def at(self, ratio: int) -> Iterator[None]:
         """Compress at another ratio inside; without effect where every document gets the same number of slots."""
@@ -207,24 +212,6 @@ def pool(rows: Tensor, lengths: Tensor, ratio: int) -> Tensor:
     sums: Tensor = rows.view(batch, spans, ratio, width).sum(2)
     means: Tensor = sums / counts[..., None]
     return means
-
-
-def weighted_pool(rows: Tensor, scores: Tensor, lengths: Tensor, ratio: int) -> Tensor:
-    """Mean of `[B, n, H, D]` rows over spans of `ratio` positions, `[B, ⌈n/ratio⌉, H, D]`, weighed by e^score.
-
-    Scores are `[B, n, H]`; where they are all alike this is `pool`. Padding does not count.
-    """
-    n = rows.shape[1]
-    spans = math.ceil(n / ratio)
-    missing = spans * ratio - n
-    inside = torch.arange(spans * ratio, device=rows.device)[None] < lengths.to(rows.device)[:, None]
-    scores = nn.functional.pad(scores, (0, 0, 0, missing)).masked_fill(
-        ~inside[..., None], torch.finfo(scores.dtype).min
-    )
-    weights = scores.unflatten(1, (spans, ratio)).softmax(2)
-    rows = nn.functional.pad(rows, (0, 0, 0, 0, 0, missing)).unflatten(1, (spans, ratio))
-    pooled: Tensor = (rows * weights[..., None]).sum(2)
-    return pooled
 
 
 def span_positions(n_tokens: int, ratio: int) -> Tensor:

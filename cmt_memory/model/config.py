@@ -26,7 +26,8 @@ class AdapterConfig(BaseModel):
         dropout: on the adapters' input, while training.
         targets: names of the modules to adapt, or `all-linear`.
         causal: read only from left to right. Otherwise each token sees the whole document.
-        weighted: each head learns to weigh the positions that are pooled together. Otherwise all count alike.
+        weighted: slots are handed out by learned importance, and each head picks tokens at a place of its own.
+            Otherwise a slot is the mean of `ratio` tokens that follow each other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -288,8 +288,9 @@ class CMTModel:
         Args:
             directory: the folder; made if missing.
             include_lm: copy them too.
-            dtype: what the tensors are kept in, such as `torch.bfloat16` for half the bytes; float32 unless given. What
-                is loaded then is a model of rounded weights, with a fingerprint of its own.
+            dtype: what the tensors are kept in, such as `torch.bfloat16` for half the bytes; float32 unless given, and
+                for the few that say where a slot is cut. What is loaded then is a model of rounded weights, with a
+                fingerprint of its own.
 
         Raises:
             InvalidInputError: the LM was passed as an object, so that it has no name; copy it with `include_lm=True`.
@@ -305,7 +306,8 @@ class CMTModel:
         folder.mkdir(parents=True, exist_ok=True)
         kept, tensors = self, self.state()
         if dtype is not None:
-            tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+            precise = tuple(f"compressor.{name}." for name in self.compressor.precise)
+            tensors = {name: t if name.startswith(precise) else t.to(dtype) for name, t in tensors.items()}
             kept = self.with_state(self.config, tensors)
         config = kept.saved_config()
         if include_lm:

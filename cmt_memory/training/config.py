@@ -79,6 +79,7 @@ class Objectives(Strict):
         distillation: see `Distillation`.
         memory_aware: see `MemoryAware`.
         self_matching: see `SelfMatching`.
+        importance: that slots go to tokens of answers, for `adapted`; see `objectives.importance_loss`.
         reconstruction: cross-entropy of the document itself, in pretraining.
         continuation: cross-entropy of the text that follows, in pretraining.
     """
@@ -87,6 +88,7 @@ class Objectives(Strict):
     distillation: Distillation = Distillation()
     memory_aware: MemoryAware = MemoryAware()
     self_matching: SelfMatching = SelfMatching()
+    importance: Weight = 0.0
     reconstruction: Weight = 1.0
     continuation: Weight = 1.0
 

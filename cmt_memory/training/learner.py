@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmt_memory.errors import InvalidInputError
+from cmt_memory.model.adapted import AdaptedCompressor
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel, length_batches
 from cmt_memory.model.prefix import KVPrefix, assemble
@@ -19,6 +21,7 @@ from cmt_memory.training.config import Objectives, Stage
 from cmt_memory.training.objectives import (
     answer_loss,
     distillation_loss,
+    importance_loss,
     memory_aware_logits,
     pooled,
     self_matching_loss,
@@ -32,6 +35,7 @@ LOSSES = (
     "distillation",
     "memory_aware",
     "self_matching",
+    "importance",
     "reconstruction",
     "continuation",
 )
@@ -90,6 +94,7 @@ class Learner(nn.Module):
             "distillation": self.objectives.distillation.weight,
             "memory_aware": self.objectives.memory_aware.weight,
             "self_matching": self.objectives.self_matching.weight,
+            "importance": self.objectives.importance,
             "reconstruction": self.objectives.reconstruction,
             "continuation": self.objectives.continuation,
         }
@@ -104,7 +109,8 @@ class Learner(nn.Module):
 
     def _answer_losses(self, unit: AnswerUnit) -> dict[str, Tensor]:
         wanted, rows = self.objectives, unit.rows
-        memories = self.compress(unit.documents)
+        with self._recorded() as shares:
+            memories = self.compress(unit.documents)
         targets = self._targets(rows)
         questions: list[Memory] = []
         if wanted.self_matching.weight or self.aggregator.needs_question:
@@ -119,6 +125,9 @@ class Learner(nn.Module):
         if wanted.memory_aware.weight:
             combined = memory_aware_logits(logits, self._closed_book(rows), wanted.memory_aware.alpha)
             losses["memory_aware"] = answer_loss(combined, targets)
+        if shares:
+            order = chain.from_iterable(self._batches(unit.documents))
+            losses["importance"] = importance_loss(shares, [_told(unit, i).to(shares[0].device) for i in order])
         matched = [number for number, row in enumerate(rows) if row.gold]
         if wanted.self_matching.weight and matched:
             asked = torch.stack([pooled(questions[number].slots) for number in matched])
@@ -164,10 +173,22 @@ class Learner(nn.Module):
     def compress(self, documents: Sequence[Sequence[int]]) -> list[Memory]:
         """Memories of token ids, in passes of documents of like length, with gradients where they are on."""
         memories: dict[int, Memory] = {}
-        for batch in length_batches([len(ids) for ids in documents], self.batch_tokens):
+        for batch in self._batches(documents):
             made = self.compressor.compress(self.model.lm, [documents[i] for i in batch])
             memories.update(zip(batch, made, strict=True))
         return [memories[i] for i in range(len(documents))]
+
+    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterable[Sequence[int]]:
+        return length_batches([len(ids) for ids in documents], self.batch_tokens)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[list[Tensor]]:
+        """How `adapted` hands out slots inside, where that is an objective."""
+        if self.objectives.importance and isinstance(self.compressor, AdaptedCompressor):
+            with self.compressor.recorded() as shares:
+                yield shares
+        else:
+            yield []
 
     def _prefix(
         self, memories: Sequence[Sequence[Memory]], rows: Sequence[Row], questions: Sequence[Memory]
@@ -254,6 +275,15 @@ class Learner(nn.Module):
         embeddings = self.model.lm.model.get_input_embeddings()
         embedded: Tensor = embeddings(ids)
         return embedded
+
+
+def _told(unit: AnswerUnit, document: int) -> Tensor:
+    """Which tokens of a unit's document are those of an answer, `[n]`."""
+    where = torch.zeros(len(unit.documents[document]), dtype=torch.bool)
+    for place, start, end in (told for row in unit.rows for told in row.told):
+        if place == document:
+            where[start:end] = True
+    return where
 
 
 def _token_shares(unit: TextUnit) -> dict[str, float]:

@@ -6,6 +6,8 @@ question it belongs to; so every token counts alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,6 +50,18 @@ def _with_rest(log_probabilities: Tensor) -> Tensor:
     """`[n, k]` log-probabilities of some outcomes, and of all others as one more."""
     rest = (1 - log_probabilities.exp().sum(-1, keepdim=True)).clamp(min=1e-7).log()
     return torch.cat([log_probabilities, rest], dim=-1)
+
+
+def importance_loss(shares: Sequence[Tensor], told: Sequence[Tensor]) -> Tensor:
+    """`−log` of the share of a document's slots that goes to tokens of answers, mean over the documents that have any.
+
+    Args:
+        shares: what share of a slot each token takes, `[n]` a document; at least one document.
+        told: which tokens are answers', `[n]` booleans a document.
+    """
+    found = [(share, where) for share, where in zip(shares, told, strict=True) if where.any()]
+    parts = [(share.sum() / share[where].sum()).log() for share, where in found]
+    return torch.stack(parts).mean() if parts else shares[0].sum() * 0
 
 
 def pooled(slots: Tensor) -> Tensor:

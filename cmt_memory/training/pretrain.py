@@ -34,6 +34,7 @@ from cmt_memory.training.tokenizer import train_tokenizer
 
 LOSSES = ("answer", "text", *(f"sight_{sight}" for sight in SIGHTS))
 """The losses of a step, as the log names them."""
+_WEIGHTS = "model.safetensors"
 
 
 class _Strict(BaseModel):
@@ -58,8 +59,9 @@ class PretrainConfig(_Strict):
 
     Learning rates fall linearly to a fiftieth over the last ``decay`` of the tokens. A step averages the gradients of
     ``workers`` batches, each computed by a process of its own on a CPU. ``pointing_loss`` weighs the loss of each
-    sight, with 1 where it names none. ``start`` is the folder of a run whose tokenizer and weights this one begins
-    with. ``drop_key`` is the largest share of document tokens that a key/value head may not see when it answers.
+    sight, with 1 where it names none. ``start`` is the folder of a saved LM, such as a run's ``export``, whose
+    tokenizer and weights this run begins with. ``drop_key`` is the largest share of document tokens that a key/value
+    head may not see when it answers.
     """
 
     seed: int = 0
@@ -172,14 +174,14 @@ class Pretraining:
         torch.manual_seed(config.seed)
         self.squad = mixture.load_squad(config.squad)
         if config.start is not None:
-            _check_run(config.start)
+            _check_saved(config.start)
         self.tokenizer = self._tokenizer()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.workers = config.workers if self.device.type == "cpu" else 1
         self.model = build_model(config.model, self.tokenizer)
         redraw(self.model)
         if config.start is not None:
-            self._load_weights(_weights_of(config.start))
+            self.model.load_state_dict(load_file(config.start / _WEIGHTS), strict=False)
         elif config.seed_copying:
             seed_copying(self.model, self._reading_heads())
         torch.nn.Module.to(self.model, self.device)
@@ -229,7 +231,7 @@ class Pretraining:
         folder = self.output / "tokenizer"
         if not folder.exists():
             if self.config.start is not None:
-                shutil.copytree(self.config.start / "tokenizer", folder)
+                PreTrainedTokenizerFast.from_pretrained(self.config.start).save_pretrained(folder)
             else:
                 texts = mixture.tokenizer_texts(self.config.seed, self.squad)
                 train_tokenizer(texts, self.config.model.vocabulary).save_pretrained(folder)
@@ -456,15 +458,10 @@ class Pretraining:
             file.write(line + "\n")
 
 
-def _check_run(start: Path) -> None:
-    for part in (start / "tokenizer", start / "checkpoint" / "0.safetensors"):
-        if not part.exists():
-            raise ValueError(f"{part} is missing, so {start} holds no run to start from: train that one first.")
-
-
-def _weights_of(start: Path) -> dict[str, Tensor]:
-    """The tensors of a run's first process, among them the LM's."""
-    return load_file(start / "checkpoint" / "0.safetensors")
+def _check_saved(start: Path) -> None:
+    for part in ("tokenizer.json", _WEIGHTS):
+        if not (start / part).exists():
+            raise ValueError(f"{start / part} is missing, so there is no saved LM to start from.")
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

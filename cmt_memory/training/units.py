@@ -6,7 +6,7 @@ import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.utils.data import Dataset
 
@@ -30,6 +30,7 @@ class Row:
         question: its words alone, for a search by memories.
         prompt: question and tail.
         answer: with its end.
+        told: where documents say the answer: number of the document, first token and the one after the last.
     """
 
     documents: tuple[int, ...]
@@ -37,6 +38,7 @@ class Row:
     question: tuple[int, ...]
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    told: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +154,15 @@ class Units(Dataset[Unit]):
         episode = self._mixture.episode(number, documents, self._episodes.questions)
         episode = shortened(self._lm, episode, self._episodes.document_tokens)
         texts = [tuple(self._lm.encode_document(text)) for text in episode.documents]
+        offsets = [_offsets(self._lm, *pair) for pair in zip(episode.documents, texts, strict=True)]
         rows: list[Row] = []
         for asked in episode.asked:
             prompt = question_prompt(self._lm, asked.question, None)
             words = tuple(self._lm.encode_document(asked.question.strip()))
             answer = tuple(self._answers.encode(self._lm, asked.answer))
-            rows.append(Row(tuple(range(len(texts))), asked.gold, words, prompt.question_ids, answer))
+            told = [(i, *_told(episode.documents[i], offsets[i], asked.answer)) for i in asked.gold]
+            said = tuple((i, start, end) for i, start, end in told if end)
+            rows.append(Row(tuple(range(len(texts))), asked.gold, words, prompt.question_ids, answer, said))
         return texts, rows
 
 
@@ -185,6 +190,25 @@ def _part(lm: FrozenLM, text: str, answer: str, most: int) -> str:
     return part
 
 
+def _offsets(lm: FrozenLM, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last character of each of a text's tokens; nothing where the tokenizer cannot tell."""
+    if not lm.tokenizer.is_fast:
+        return []
+    found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    same = [int(i) for i in found["input_ids"]]
+    return list(found["offset_mapping"]) if same[:-1] == list(ids[: len(same) - 1]) else []
+
+
+def _told(text: str, offsets: Sequence[tuple[int, int]], answer: str) -> tuple[int, int]:
+    """First token of an answer in a text and the one after its last; two zeros where it is not found."""
+    at = text.lower().find(answer.strip().lower()) if answer.strip() else -1
+    if at < 0:
+        return 0, 0
+    end = at + len(answer.strip())
+    tokens = [number for number, (first, last) in enumerate(offsets) if last > at and first < end]
+    return (tokens[0], tokens[-1] + 1) if tokens else (0, 0)
+
+
 def _longest_text(lm: FrozenLM, continuation: int, ratio: int) -> int:
     """Most tokens of a text that the LM has positions for, once as a memory and once more to repeat it."""
     if lm.max_positions is None:
@@ -197,13 +221,14 @@ def _longest_text(lm: FrozenLM, continuation: int, ratio: int) -> int:
 
 def _joined(ratio: int, episodes: Sequence[tuple[list[tuple[int, ...]], list[Row]]]) -> AnswerUnit:
     """Episodes as one unit, in which a document that several have stands once."""
-    numbers: dict[tuple[int, ...], int] = {}
+    known: dict[tuple[int, ...], int] = {}
     rows = []
     for texts, asked in episodes:
-        places = [numbers.setdefault(ids, len(numbers)) for ids in texts]
+        places = [known.setdefault(ids, len(known)) for ids in texts]
         for row in asked:
-            documents = tuple(places[i] for i in row.documents)
-            rows.append(Row(documents, tuple(places[i] for i in row.gold), row.question, row.prompt, row.answer))
+            documents, gold = (tuple(places[i] for i in numbers) for numbers in (row.documents, row.gold))
+            told = tuple((places[i], start, end) for i, start, end in row.told)
+            rows.append(replace(row, documents=documents, gold=gold, told=told))
     if not rows:
         raise InvalidInputError("A batch has no question.")
-    return AnswerUnit(ratio, tuple(numbers), tuple(rows))
+    return AnswerUnit(ratio, tuple(known), tuple(rows))

@@ -340,6 +340,26 @@ def test_a_long_document_is_cut_around_its_answer(tmp_path):
     assert "7731" in model.lm.tokenizer.decode(ids)
 
 
+def test_units_say_which_tokens_tell_an_answer():
+    from cmt_memory.training.config import Episodes, Stage
+    from cmt_memory.training.units import Units
+    from tests.training.helpers import trainable
+
+    model = trainable()
+    mixture = Mixture([(source(kind="facts", facts=[3, 5], unknown=0.5), 1.0)], "0")
+    stage = Stage(task="answers", steps=1, batch=4, documents={2: 1.0})
+    unit = Units(model.lm, mixture, stage, Episodes(document_tokens=2000), [4], 1, "0")[0]
+    decode = model.lm.tokenizer.decode
+    for row in unit.rows:
+        assert {place for place, *_ in row.told} == set(row.gold)
+        for place, start, end in row.told:
+            said, answer = decode(unit.documents[place][start:end]), decode(row.answer, skip_special_tokens=True)
+            assert answer.strip() in said
+            assert len(said) <= len(answer) + 3  # the token that an answer begins or ends with may hold more
+    assert any(row.told for row in unit.rows)
+    assert not all(row.told for row in unit.rows)
+
+
 def test_what_is_cut_off_is_not_asked(tmp_path):
     """A long document is cut around the first answer, as a document with its end; the others must be in it too."""
     from cmt_memory.training.config import Episodes, Stage

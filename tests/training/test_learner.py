@@ -96,7 +96,7 @@ def test_each_gradient_reaches_what_it_should_and_nothing_else(objective, trains
     reached = {name for name, p in made.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     maps = {name for name, _ in made.named_parameters() if ".down." in name}
     reader = {name for name, _ in made.named_parameters() if name.startswith("compressor.")} - maps
-    assert {name.split(".")[1] for name in reader} == {"adapters", "weighing", "places", "sharpness"}
+    assert {name.split(".")[1] for name in reader} == {"adapters", "weighing", "places", "sharpness", "importance"}
     aligner = {name for name, _ in made.named_parameters() if name.startswith("aligner.")}
     expected = maps | (reader if trains == "all" else set())
     if objective != "self_matching":  # which compares slots, before they are aligned

@@ -10,6 +10,7 @@ import torch
 from cmt_memory.training.objectives import (
     answer_loss,
     distillation_loss,
+    importance_loss,
     memory_aware_logits,
     pooled,
     self_matching_loss,
@@ -106,3 +107,13 @@ def test_pooled_is_what_a_memory_is_searched_by():
 
     slots = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(pooled(slots), Memory(slots, torch.arange(3.0), 12).pooled)
+
+
+def test_importance_is_the_share_of_slots_that_answers_get():
+    shares = [torch.tensor([0.5, 0.5, 1.0], requires_grad=True), torch.ones(4), torch.tensor([3.0, 1.0])]
+    told = [torch.tensor([False, True, True]), torch.zeros(4).bool(), torch.tensor([False, True])]
+    loss = importance_loss(shares, told)
+    assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+    loss.backward()
+    assert shares[0].grad[0] > 0 > shares[0].grad[1]
+    assert importance_loss([torch.ones(4)], [torch.zeros(4).bool()]).item() == 0
