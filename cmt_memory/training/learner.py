@@ -127,7 +127,7 @@ class Learner(nn.Module):
             losses["memory_aware"] = answer_loss(combined, targets)
         if shares:
             order = chain.from_iterable(self._batches(unit.documents))
-            losses["importance"] = importance_loss(shares, [_told(unit, i).to(shares[0].device) for i in order])
+            losses["importance"] = importance_loss(shares, [told_tokens(unit, i).to(shares[0].device) for i in order])
         matched = [number for number, row in enumerate(rows) if row.gold]
         if wanted.self_matching.weight and matched:
             asked = torch.stack([pooled(questions[number].slots) for number in matched])
@@ -277,7 +277,7 @@ class Learner(nn.Module):
         return embedded
 
 
-def _told(unit: AnswerUnit, document: int) -> Tensor:
+def told_tokens(unit: AnswerUnit, document: int) -> Tensor:
     """Which tokens of a unit's document are those of an answer, `[n]`."""
     where = torch.zeros(len(unit.documents[document]), dtype=torch.bool)
     for place, start, end in (told for row in unit.rows for told in row.told):
