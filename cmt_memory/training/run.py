@@ -234,7 +234,7 @@ def _starting_model(config: TrainConfig, train: Mixture) -> CMTModel:
     """The model that a run starts from: a trained one, or the PCA around any LM."""
     cuda = config.device == "auto" and torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
-    ratios = config.used_ratios if config.compressor == "adapted" else ()
+    ratios = tuple(sorted(set(config.used_ratios))) if config.compressor == "adapted" else ()
     settings = {"ratio": config.default_ratio, "trained_ratios": ratios, "fingerprint": {}}
     if config.start is not None:
         named = config.llm if "llm" in config.model_fields_set else None
