@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on the first call; `make demo` and `make test` need nothing done before.
 .NOTPARALLEL:
-.PHONY: help demo test integrations lint types soak docs docs-serve clean
+.PHONY: help demo test integrations lowest lowest-suites lint types soak docs docs-serve clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -16,12 +16,13 @@ help:
 	@echo "make demo   try it on the bundled documents and model"
 	@echo "make test   run the tests"
 	@echo "make integrations   run the tests of the LangChain and LlamaIndex integrations, and their pages"
+	@echo "make lowest   run tests with the lowest versions that are declared, in .venv-lowest"
 	@echo "make lint   ruff and mypy, of the integrations too"
 	@echo "make types  mypy alone"
 	@echo "make docs   build the documentation into site/; every link and anchor is checked"
 	@echo "make docs-serve   serve it on this machine, and anew after each change"
 	@echo "make soak   kill a store 200 times and check it each time; some minutes"
-	@echo "make clean  remove .venv and what builds leave"
+	@echo "make clean  remove .venv, .venv-lowest and what builds leave"
 
 demo: $(VENV)/.demo
 	@$(BIN)/cmt-memory demo
@@ -33,6 +34,18 @@ integrations: $(VENV)/.integrations
 	@cd integrations/langchain-cmt && ../../$(BIN)/python -m pytest
 	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest tests/docs/with_frameworks.py
+
+lowest:
+	@$(MAKE) --no-print-directory VENV=.venv-lowest lowest-suites
+
+LOWEST := $(wildcard constraints-lowest.txt integrations/*/constraints-lowest.txt)
+LOWEST_TESTS := tests/test_bounds.py tests/test_readme.py tests/test_store.py tests/bank tests/retrieval tests/generation \
+	tests/cli tests/model/test_loading.py tests/model/test_adapted.py tests/model/test_encoder.py tests/training/test_run.py
+
+lowest-suites: $(VENV)/.lowest
+	@$(BIN)/python -m pytest $(LOWEST_TESTS)
+	@cd integrations/langchain-cmt && ../../$(BIN)/python -m pytest
+	@cd integrations/llama-index-cmt && ../../$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev types
 	@$(BIN)/ruff check .
@@ -54,7 +67,7 @@ docs-serve: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) .venv-lowest build dist site *.egg-info
 
 # A working environment that is there already is used as it is.
 NEW_ENOUGH := sys.exit(sys.version_info < (3, 11))
@@ -88,6 +101,9 @@ $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.integrations: $(VENV)/.test $(wildcard integrations/*/pyproject.toml)
 	$(call install,integrations,-e . -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]')
+
+$(VENV)/.lowest: $(VENV)/.python pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml) $(LOWEST)
+	$(call install,lowest,$(addprefix -c ,$(LOWEST)) -e '.[test]' -e './integrations/langchain-cmt[test]' -e './integrations/llama-index-cmt[test]')
 
 $(VENV)/.dev: $(VENV)/.integrations
 	$(call install,dev,-e '.[dev]')
