@@ -97,8 +97,9 @@ def test_the_library_is_not_even_imported_for_it():
 
 
 def test_anything_else_goes_to_the_library(tmp_path: Path, library: Any):
+    pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     for change in (
-        ("1_Pooling/config.json", {"word_embedding_dimension": 384, "pooling_mode_cls_token": True}),
+        ("1_Pooling/config.json", pooling),
         ("config_sentence_transformers.json", {"prompts": {"query": "ask: ", "document": ""}}),
     ):
         folder = tmp_path / change[0].replace("/", "-")
