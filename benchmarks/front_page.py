@@ -77,13 +77,13 @@ def _label(found: dict[str, Any]) -> str | None:
 
 
 def _trained(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of a trained compressor, as `cmt-memory eval` has measured it on questions of its own."""
+    """Rows of a trained compressor before the document that answers, as `cmt-memory eval` has measured it."""
     asked = results["data"]["questions"]
     return [
         (
-            f"memory, ratio {found['ratio']}, trained ({asked:,} other questions)",
-            f"{found['arms']['memory']['em']['value']:.1%}",
-            f"{found['share_kept']['memory']['em']['raw']['value']:.0%}",
+            f"memory, ratio {found['ratio']}, trained, another LM ({asked:,} questions in unseen wordings)",
+            f"{found['arms']['oracle_memory']['em']['value']:.1%}",
+            f"{found['share_kept']['oracle_memory']['em']['raw']['value']:.0%}",
         )
         for found in results["results"]
         if found["ratio"] > 1
