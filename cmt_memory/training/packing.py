@@ -370,6 +370,10 @@ def _seen(states: Tensor, span: Span) -> Tensor:
     return torch.cat((states[:, span.shared : span.upto], own), 1) if span.upto > span.shared else own
 
 
+_LEAST_PAID = 1e-30
+"""Attention below which a pointing head learns nothing from a place: its logarithm must stay finite."""
+
+
 @dataclass(slots=True)
 class Pointing:
     """How far some heads are from looking where they should.
@@ -409,23 +413,32 @@ class Pointing:
                     places = places.expand(len(heads), -1, -1).clone()
                     places[:, :, :size] &= ~own
                     places[:, :, 0] |= ~places.any(-1)
-                there = scores.masked_fill(~places, -1e4)
-                self.losses.setdefault(sight, []).append((scores.logsumexp(-1) - there.logsumexp(-1)).flatten())
+                paid = (scores.softmax(-1) * places).sum(-1)
+                self.losses.setdefault(sight, []).append(-paid.clamp(min=_LEAST_PAID).log().flatten())
 
     def means(self) -> dict[Sight, Tensor]:
         """Return the mean loss of each sight that was met."""
         return {sight: torch.cat(losses).mean() for sight, losses in self.losses.items()}
 
 
-def drop_keys(spans: Sequence[Span], groups: int, most: float) -> list[Tensor | None]:
-    """Hide document tokens from key/value heads, for each span of questions a share of up to ``most``.
+def draw_drops(spans: Sequence[Span], most: float, chance: float = 1.0) -> list[float]:
+    """Choose the spans of questions in which keys are dropped, each with ``chance``.
+
+    Returns:
+        For each span the largest share of keys that a head may not see; 0 for the others.
+    """
+    return [most if span.asks and float(torch.rand(())) < chance else 0.0 for span in spans]
+
+
+def drop_keys(spans: Sequence[Span], groups: int, most: Sequence[float]) -> list[Tensor | None]:
+    """Hide document tokens from key/value heads, in each span a share of up to ``most``.
 
     What a head may not see it has to do without: it looks at the row's first token, and the others do its work
     (DropKey, arXiv 2208.02646, for each head apart).
     """
     return [
-        _dropped(span.upto - span.shared, groups, most * float(torch.rand(())), span.mask.device) if span.asks else None
-        for span in spans
+        _dropped(span.upto - span.shared, groups, share * float(torch.rand(())), span.mask.device) if share else None
+        for span, share in zip(spans, most, strict=True)
     ]
 
 
@@ -444,7 +457,7 @@ def span_attention(
     spans: tuple[Span, ...],
     scaling: float = 1.0,
     pointing: Pointing | None = None,
-    drop_key: float = 0.0,
+    drop_key: Sequence[float] = (),
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend span by span: on a CPU less than half the time of whole matrices with a mask.
@@ -458,7 +471,7 @@ def span_attention(
         spans: What attends to what.
         scaling: Factor of the scores.
         pointing: Heads to measure on the way.
-        drop_key: Most document tokens, as a share, that are hidden from a key/value head.
+        drop_key: For each span the most document tokens, as a share, that are hidden from a key/value head.
 
     Returns:
         ``[1, T, H, D]`` and no weights.

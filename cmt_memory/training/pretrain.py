@@ -14,9 +14,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from cmt_memory.training import mixture
 from cmt_memory.training.initialisation import redraw, seed_copying
-from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, bucket, collate, encode
+from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, bucket, collate, draw_drops, encode
+from cmt_memory.training.precision import takes_bfloat16
 from cmt_memory.training.team import Shared, views
 from cmt_memory.training.tokenizer import train_tokenizer
 
@@ -61,7 +62,8 @@ class PretrainConfig(_Strict):
     ``workers`` batches, each computed by a process of its own on a CPU. ``pointing_loss`` weighs the loss of each
     sight, with 1 where it names none. ``start`` is the folder of a saved LM, such as a run's ``export``, whose
     tokenizer and weights this run begins with. ``drop_key`` is the largest share of document tokens that a key/value
-    head may not see when it answers.
+    head may not see when it answers, and ``drop_key_chance`` how many of the questions' spans are answered that way.
+    ``bf16: auto`` computes in bfloat16 where that is faster.
     """
 
     seed: int = 0
@@ -71,6 +73,7 @@ class PretrainConfig(_Strict):
     pointing: dict[Sight, dict[int, tuple[int, ...]]] = {}
     pointing_loss: dict[Sight, float] = {}
     drop_key: float = Field(0.0, ge=0, lt=1)
+    drop_key_chance: float = Field(1.0, ge=0, le=1)
     batch_tokens: int = Field(2048, ge=64)
     workers: int = Field(2, ge=1)
     lr_matrices: float = Field(4e-3, gt=0)
@@ -78,7 +81,7 @@ class PretrainConfig(_Strict):
     weight_decay: float = 0.02
     warmup_steps: int = 40
     decay: float = Field(0.35, ge=0, le=1)
-    bf16: bool = True
+    bf16: bool | Literal["auto"] = "auto"
     stages: tuple[mixture.Stage, ...]
     squad: str | None = None
     log_every: int = 20
@@ -125,7 +128,7 @@ def build_model(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaF
 
 
 def losses(
-    model: LlamaForCausalLM, batch: Batch, pointing: Pointing | None = None, drop_key: float = 0.0
+    model: LlamaForCausalLM, batch: Batch, pointing: Pointing | None = None, drop_key: Sequence[float] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean loss on answers, that on every fourth document token, and which answer tokens are right."""
     hidden = model.model(
@@ -178,6 +181,7 @@ class Pretraining:
         self.tokenizer = self._tokenizer()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.workers = config.workers if self.device.type == "cpu" else 1
+        self.bf16 = takes_bfloat16(config.bf16, self.device)
         self.model = build_model(config.model, self.tokenizer)
         redraw(self.model)
         if config.start is not None:
@@ -358,10 +362,11 @@ class Pretraining:
 
     def _gradients(self, batch: Batch) -> tuple[list[float], tuple[Tensor, ...]]:
         batch = batch.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             pointing = Pointing(self.config.pointing)
             torch.manual_seed(hash((self.config.seed, self.rank, self.state["step"])))  # the same drops after a resume
-            answer, text, _ = losses(self.model, batch, pointing, self.config.drop_key)
+            drops = draw_drops(batch.spans, self.config.drop_key, self.config.drop_key_chance)
+            answer, text, _ = losses(self.model, batch, pointing, drops)
             pointed = pointing.means()
             total = (
                 answer
@@ -378,7 +383,7 @@ class Pretraining:
         for name, (episodes, kinds) in mixture.gates(self.config.eval_documents).items():
             rows = encode(self.tokenizer, episodes)
             batches = [collate(rows[i : i + 8]).to(self.device) for i in range(0, len(rows), 8)]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 right = exact_match(self.model, batches)
             scores[name] = round(sum(right) / len(right), 4)
             if name == "names":

@@ -30,6 +30,7 @@ from cmt_memory.progress import Progress
 from cmt_memory.training.config import Stage, TrainConfig
 from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import LOSSES, Learner
+from cmt_memory.training.precision import takes_bfloat16
 from cmt_memory.training.units import Unit, Units
 
 STATE = "learner.safetensors"
@@ -84,7 +85,7 @@ class CMTTrainingArguments(TrainingArguments):
             weight_decay=stage.weight_decay,
             max_grad_norm=stage.max_grad_norm,
             adam_beta2=0.95,
-            bf16=config.bf16,
+            bf16=takes_bfloat16(config.bf16, torch.device("cpu" if on_cpu else "cuda")),
             use_cpu=on_cpu,
             ddp_backend="gloo" if on_cpu and processes > 1 else None,
             seed=config.seed,

@@ -15,7 +15,7 @@ from cmt_memory.training import mixture
 from cmt_memory.training.facts import FactWorld
 from cmt_memory.training.facts.rendering import locate
 from cmt_memory.training.initialisation import redraw, seed_copying
-from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, drop_keys, encode, span_attention
+from cmt_memory.training.packing import TAIL, Episode, Pointing, collate, draw_drops, drop_keys, encode, span_attention
 from cmt_memory.training.pretrain import ModelShape, PretrainConfig, Pretraining, exact_match, losses
 from cmt_memory.training.tokenizer import train_tokenizer
 
@@ -42,7 +42,7 @@ def logged(folder):
 
 @pytest.mark.parametrize(("workers", "drop_key"), [(1, 0.0), (2, 0.0), (1, 0.9)])
 def test_resume_gives_the_same_losses(tmp_path, workers, drop_key):
-    config = CONFIG.model_copy(update={"workers": workers, "drop_key": drop_key})
+    config = CONFIG.model_copy(update={"workers": workers, "drop_key": drop_key, "drop_key_chance": 0.5})
     Pretraining(config, tmp_path / "whole").run(max_steps=6)
     Pretraining(config, tmp_path / "halves").run(max_steps=3)
     Pretraining(config, tmp_path / "halves").run(max_steps=3)
@@ -183,7 +183,7 @@ def test_only_what_questions_see_of_documents_is_dropped_and_never_the_first_tok
     torch.manual_seed(0)
     shares = []
     for _ in range(40):
-        for span, dropped in zip(spans, drop_keys(spans, groups=3, most=0.9), strict=True):
+        for span, dropped in zip(spans, drop_keys(spans, groups=3, most=draw_drops(spans, 0.9)), strict=True):
             assert (dropped is None) == (span.upto == span.shared)
             if dropped is not None:
                 assert dropped.shape == (3, span.upto - span.shared)
@@ -193,16 +193,27 @@ def test_only_what_questions_see_of_documents_is_dropped_and_never_the_first_tok
     assert 0.7 < max(shares) < 1
 
 
+def test_some_questions_see_everything(tmp_path):
+    spans = asked(Pretraining(CONFIG, tmp_path)).spans
+    torch.manual_seed(0)
+    drawn = [most for _ in range(200) for most in draw_drops(spans, 0.9, chance=0.25)]
+    assert set(drawn) == {0.0, 0.9}
+    asking = sum(span.asks for span in spans) * 200
+    assert 0.18 < sum(most > 0 for most in drawn) / asking < 0.32
+    assert draw_drops(spans, 0.9, chance=0.0) == [0.0] * len(spans)
+
+
 def test_a_dropped_key_is_as_if_it_were_not_there(tmp_path):
     """Against plain attention over the keys that are left, with the gradients of all three inputs."""
     (*_, span) = spans = asked(Pretraining(CONFIG, tmp_path)).spans
     ours = [torch.randn(1, heads, span.end, 8, requires_grad=True) for heads in (4, 2, 2)]
     plain = [state.detach().clone().requires_grad_() for state in ours]
+    most = draw_drops(spans, 0.9)
     torch.manual_seed(1)
-    dropped = drop_keys(spans, 2, 0.9)[-1]
+    dropped = drop_keys(spans, 2, most)[-1]
     assert dropped.any()
     torch.manual_seed(1)
-    mixed = span_attention(torch.nn.Module(), *ours, None, spans=spans, drop_key=0.9)[0][0, span.begin :]
+    mixed = span_attention(torch.nn.Module(), *ours, None, spans=spans, drop_key=most)[0][0, span.begin :]
     query, key, value = (state[0] for state in plain)
     seen = torch.cat([~dropped[:, None].expand(-1, len(span.mask), -1), span.mask.expand(2, -1, -1)], -1)
     scores = (query[:, span.begin :] @ key.repeat_interleave(2, 0).transpose(1, 2)).masked_fill(
