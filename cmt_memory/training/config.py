@@ -221,6 +221,8 @@ class TrainConfig(Strict):
         train: data to learn from.
         held_out: data for the gates.
         fit: texts that the PCA is fitted on.
+        fit_questions: questions by which the PCA is weighted, so that it keeps what answers depend on; 0 keeps what
+            varies most. For `adapted`, and where a stage asks questions.
         episodes: how documents and questions are put together.
         objectives: what is minimised.
         stages: in order.
@@ -250,6 +252,7 @@ class TrainConfig(Strict):
     train: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[Source, ...] = ()
     fit: int = Field(default=200, ge=1)
+    fit_questions: int = Field(default=512, ge=0)
     episodes: Episodes = Episodes()
     objectives: Objectives = Objectives()
     stages: tuple[Stage, ...] = Field(min_length=1)

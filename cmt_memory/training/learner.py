@@ -136,6 +136,10 @@ class Learner(nn.Module):
             losses["self_matching"] = self_matching_loss(asked, found, own, wanted.self_matching.balance)
         return losses
 
+    def answered(self, unit: AnswerUnit) -> Tensor:
+        """Cross-entropy of a unit's answers, whatever the objectives are."""
+        return answer_loss(self._read_memories(unit), self._targets(unit.rows))
+
     @torch.no_grad()
     def first_token_losses(self, unit: AnswerUnit) -> dict[str, float]:
         """Cross-entropy of the answers' first tokens with the memories, and by how much those lower it."""

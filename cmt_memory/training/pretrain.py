@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cmt_memory.bank.lock import FolderLock
+from cmt_memory.errors import InvalidInputError, StoreLockedError
 from cmt_memory.training import mixture
 from cmt_memory.training.initialisation import redraw, seed_copying
 from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, bucket, collate, draw_drops, encode
@@ -281,7 +283,21 @@ class Pretraining:
         return self.config.stages[self.place.setdefault("stage", self.config.stages.index(self._stage()))]
 
     def run(self, max_steps: int | None = None) -> None:
-        """Train until the token budget is used, or for ``max_steps`` steps."""
+        """Train until the token budget is used, or for ``max_steps`` steps.
+
+        Raises:
+            InvalidInputError: Another run is under way in the folder.
+        """
+        try:
+            lock = FolderLock(self.output / "lock", shared=False)
+        except StoreLockedError:
+            raise InvalidInputError(f"Another run is under way in {self.output}; wait, or choose another.") from None
+        try:
+            self._run(max_steps)
+        finally:
+            lock.release()
+
+    def _run(self, max_steps: int | None) -> None:
         helpers = [
             torch.multiprocessing.get_context("spawn").Process(
                 target=_help, args=(self.config, self.output, self.shared, rank, max_steps), daemon=True

@@ -28,6 +28,7 @@ from cmt_memory.training.gates import GateKeeper
 from cmt_memory.training.learner import Learner
 from cmt_memory.training.overfit import EXAMPLES, learns_by_heart
 from cmt_memory.training.report import write_card, write_plot
+from cmt_memory.training.sensitivity import weigh_maps
 from cmt_memory.training.sources import Mixture, TextSource, open_source
 from cmt_memory.training.trainer import (
     FAILED,
@@ -100,6 +101,7 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
     learner = Learner(model, config.objectives, config.batch_tokens)
     with _alone(config.folder):
         _settle(config)
+        _weigh_maps(config, model, data["answers"])
         _check_overfit(config, learner, data["answers"])
         log: list[dict[str, Any]] = []
         for number in range(len(config.stages)):
@@ -178,6 +180,25 @@ def _check_lengths(config: TrainConfig, lm: FrozenLM) -> None:
         if config.compressor == "adapted":
             spanned = document if lm.scheme == "learned" else count * math.ceil(document / ratio)
             lm.check_fits(head + spanned + 1, f"{what} at ratio {ratio}")
+
+
+def _weigh_maps(config: TrainConfig, model: CMTModel, train: Mixture) -> None:
+    """Let the maps of a run that begins keep what answers depend on; a run that goes on has them already."""
+    asked = any(stage.task == "answers" for stage in config.stages)
+    first = config.folder / "stage-0"
+    begun = (first / DONE).exists() or _last_checkpoint(first) is not None
+    if config.compressor != "adapted" or config.start or not (config.fit_questions and asked) or begun:
+        return
+    batch = 4
+    count = max(1, config.fit_questions // (batch * config.episodes.questions))
+    stage = Stage(task="answers", steps=count, batch=batch, documents={1: 1.0})
+    name, template = f"{config.seed}/weighed", model.config.chat_template_kwargs
+    units = Units(model.lm, train, stage, config.episodes, config.used_ratios, count, name, template)
+    weigh_maps(
+        model,
+        [unit for unit in map(units.__getitem__, range(count)) if isinstance(unit, AnswerUnit)],
+        config.batch_tokens,
+    )
 
 
 def _check_overfit(config: TrainConfig, learner: Learner, train: Mixture) -> None:

@@ -11,6 +11,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from cmt_memory.bank.lock import FolderLock
+from cmt_memory.errors import InvalidInputError
 from cmt_memory.training import mixture
 from cmt_memory.training.facts import FactWorld
 from cmt_memory.training.facts.rendering import locate
@@ -48,6 +50,16 @@ def test_resume_gives_the_same_losses(tmp_path, workers, drop_key):
     Pretraining(config, tmp_path / "halves").run(max_steps=3)
     assert logged(tmp_path / "halves") == pytest.approx(logged(tmp_path / "whole"), abs=2e-4)
     assert len(logged(tmp_path / "halves")) == 6
+
+
+def test_one_run_a_folder(tmp_path):
+    first, second = Pretraining(CONFIG, tmp_path), Pretraining(CONFIG, tmp_path)
+    lock = FolderLock(tmp_path / "lock", shared=False)
+    with pytest.raises(InvalidInputError, match="Another run is under way"):
+        first.run(max_steps=1)
+    lock.release()
+    second.run(max_steps=1)
+    assert len(logged(tmp_path)) == 1
 
 
 def test_export_loads_with_the_auto_classes(tmp_path):
