@@ -252,7 +252,7 @@ class TrainConfig(Strict):
     train: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[Source, ...] = ()
     fit: int = Field(default=200, ge=1)
-    fit_questions: int = Field(default=512, ge=0)
+    fit_questions: int = Field(default=0, ge=0)
     episodes: Episodes = Episodes()
     objectives: Objectives = Objectives()
     stages: tuple[Stage, ...] = Field(min_length=1)
