@@ -26,9 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cmt_memory.bank.lock import FolderLock
-from cmt_memory.errors import InvalidInputError, StoreLockedError
 from cmt_memory.training import mixture
+from cmt_memory.training.alone import alone
 from cmt_memory.training.initialisation import redraw, seed_copying
 from cmt_memory.training.packing import IGNORE, SIGHTS, Batch, Pointing, Sight, bucket, collate, draw_drops, encode
 from cmt_memory.training.precision import takes_bfloat16
@@ -288,27 +287,18 @@ class Pretraining:
         Raises:
             InvalidInputError: Another run is under way in the folder.
         """
-        try:
-            lock = FolderLock(self.output / "lock", shared=False)
-        except StoreLockedError:
-            raise InvalidInputError(f"Another run is under way in {self.output}; wait, or choose another.") from None
-        try:
-            self._run(max_steps)
-        finally:
-            lock.release()
-
-    def _run(self, max_steps: int | None) -> None:
-        helpers = [
-            torch.multiprocessing.get_context("spawn").Process(
-                target=_help, args=(self.config, self.output, self.shared, rank, max_steps), daemon=True
-            )
-            for rank in range(1, self.workers)
-        ]
-        for helper in helpers:
-            helper.start()
-        self.train(max_steps)
-        for helper in helpers:
-            helper.join()
+        with alone(self.output, "run"):
+            helpers = [
+                torch.multiprocessing.get_context("spawn").Process(
+                    target=_help, args=(self.config, self.output, self.shared, rank, max_steps), daemon=True
+                )
+                for rank in range(1, self.workers)
+            ]
+            for helper in helpers:
+                helper.start()
+            self.train(max_steps)
+            for helper in helpers:
+                helper.join()
 
     def train(self, max_steps: int | None = None) -> None:
         """Do this process's part of a run."""

@@ -7,8 +7,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from cmt_memory.bank.lock import FolderLock
-from cmt_memory.errors import GateFailedError, InvalidInputError, StoreLockedError
+from cmt_memory.errors import GateFailedError, InvalidInputError
 from cmt_memory.model.fingerprint import module_digest
 from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.model.parts import start_parts
+from cmt_memory.training.alone import alone
 from cmt_memory.training.config import Stage, TrainConfig, checked
 from cmt_memory.training.data import Source
 from cmt_memory.training.gates import GateKeeper
@@ -99,7 +99,7 @@ def run_training(config: TrainConfig, *, show_progress: bool = False) -> RunResu
     held_out = held_out.changed(partial(shortened, model.lm, most=config.episodes.document_tokens))
     before = module_digest([model.lm.model])
     learner = Learner(model, config.objectives, config.batch_tokens)
-    with _alone(config.folder):
+    with nullcontext() if _rank() else alone(config.folder, "training"):
         _settle(config)
         _weigh_maps(config, model, data["answers"])
         _check_overfit(config, learner, data["answers"])
@@ -139,23 +139,6 @@ def _check_folder(config: TrainConfig) -> None:
             )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep another run out of a folder, which is made where it is not there yet."""
-    if _rank():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FolderLock(folder / "lock", shared=False)
-    except StoreLockedError:
-        raise InvalidInputError(f"Another training is under way in {folder}: wait, or choose another output.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _settle(config: TrainConfig) -> None:
     """Remember the settings in the run's folder, once all that they name was found."""
     if _rank() == 0:
@@ -192,8 +175,7 @@ def _weigh_maps(config: TrainConfig, model: CMTModel, train: Mixture) -> None:
     batch = 4
     count = max(1, config.fit_questions // (batch * config.episodes.questions))
     stage = Stage(task="answers", steps=count, batch=batch, documents={1: 1.0})
-    name, template = f"{config.seed}/weighed", model.config.chat_template_kwargs
-    units = Units(model.lm, train, stage, config.episodes, config.used_ratios, count, name, template)
+    units = _units(config, model, train, stage, config.used_ratios, count, "weighed")
     weigh_maps(
         model,
         [unit for unit in map(units.__getitem__, range(count)) if isinstance(unit, AnswerUnit)],
@@ -234,10 +216,17 @@ def _unit(
     """About so many questions, always the same ones."""
     batch = max(1, questions // config.episodes.questions)
     stage = Stage(task="answers", steps=1, batch=batch, documents=documents)
-    template = learner.model.config.chat_template_kwargs
-    unit = Units(learner.model.lm, mixture, stage, config.episodes, [ratio], 1, f"{config.seed}/measured", template)[0]
+    unit = _units(config, learner.model, mixture, stage, [ratio], 1, "measured")[0]
     assert isinstance(unit, AnswerUnit)
     return unit
+
+
+def _units(
+    config: TrainConfig, model: CMTModel, mixture: Mixture, stage: Stage, ratios: Sequence[int], steps: int, name: str
+) -> Units:
+    """Batches of a stage, drawn under a name of their own."""
+    template = model.config.chat_template_kwargs
+    return Units(model.lm, mixture, stage, config.episodes, ratios, steps, f"{config.seed}/{name}", template)
 
 
 def _rank() -> int:
@@ -294,16 +283,7 @@ def _run_stage(
         return list(json.loads(done.read_text("utf-8"))["log"])
     folder.mkdir(parents=True, exist_ok=True)
     learner.choose(stage)
-    units = Units(
-        learner.model.lm,
-        data[stage.task],
-        stage,
-        config.episodes,
-        config.used_ratios,
-        steps[number],
-        f"{config.seed}/{number}",
-        learner.model.config.chat_template_kwargs,
-    )
+    units = _units(config, learner.model, data[stage.task], stage, config.used_ratios, steps[number], str(number))
     gates = _gates(config, number, steps, learner, held_out, folder)
     watch = [ProgressCallback(f"Stage {number}, {stage.task}")] if show_progress and _rank() == 0 else []
     trainer = CMTTrainer(
