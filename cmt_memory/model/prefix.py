@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,19 @@ class KVPrefix:
             n_slots=tuple(n for prefix in prefixes for n in prefix.n_slots),
             packed=any(prefix.packed for prefix in prefixes),
             layer_indices=prefixes[0].layer_indices,
+        )
+
+    def rows(self, chosen: Sequence[int]) -> KVPrefix:
+        """Some of the rows in any order, each as often as it is named."""
+        if list(chosen) == list(range(len(self.n_slots))):
+            return self
+        index = torch.tensor(chosen, device=self.mask.device)
+        return replace(
+            self,
+            layers=tuple((k[index.to(k.device)], v[index.to(v.device)]) for k, v in self.layers),
+            mask=self.mask[index],
+            starts=self.starts[index],
+            n_slots=tuple(self.n_slots[row] for row in chosen),
         )
 
     def to_cache(self, lm: FrozenLM, repeats: int = 1) -> DynamicCache:

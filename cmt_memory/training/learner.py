@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.model.adapted import AdaptedCompressor
+from cmt_memory.model.lm import FrozenLM
 from cmt_memory.model.memory import Memory
 from cmt_memory.model.modeling import CMTModel, length_batches
 from cmt_memory.model.prefix import KVPrefix, assemble
@@ -62,7 +62,6 @@ class Learner(nn.Module):
         self._model = [model]
         self.compressor, self.aggregator, self.aligner = model.compressor, model.aggregator, model.aligner
         self.objectives, self.batch_tokens = objectives, batch_tokens
-        self._keeps = "logits_to_keep" in inspect.signature(type(model.lm.model).forward).parameters
         like = self._embed(torch.tensor(model.lm.encode_words(BLANK_LINE), device=model.lm.device)).mean(0)
         self.marks = nn.Parameter(like.detach().float().repeat(2, 1))
         """`[2, h]`: stands before a text to be repeated and before one to be continued."""
@@ -197,14 +196,19 @@ class Learner(nn.Module):
     def _prefix(
         self, memories: Sequence[Sequence[Memory]], rows: Sequence[Row], questions: Sequence[Memory]
     ) -> KVPrefix:
+        """The rows' memories as prefixes; rows of the same memories share what it takes to make one."""
         lm = self.model.lm
         reserve = max(len(row.prompt) + len(row.answer) for row in rows)
         asked = questions if self.aggregator.needs_question and questions else [None] * len(rows)
+        own = {
+            (*map(id, found), id(question)): (found, question) for found, question in zip(memories, asked, strict=True)
+        }
         joined = [
-            self.aggregator.aggregate(lm, found, question) if found else None
-            for found, question in zip(memories, asked, strict=True)
+            self.aggregator.aggregate(lm, found, question) if found else None for found, question in own.values()
         ]
-        return assemble(lm, self.aligner, joined, reserve=reserve)
+        prefix = assemble(lm, self.aligner, joined, reserve=reserve)
+        place = {key: at for at, key in enumerate(own)}
+        return prefix.rows([place[*map(id, found), id(q)] for found, q in zip(memories, asked, strict=True)])
 
     def _after(self, prefix: KVPrefix, rows: Sequence[Row]) -> Tensor:
         """Logits `[n, V]` that predict each answer token of each row after a prefix."""
@@ -218,22 +222,15 @@ class Learner(nn.Module):
         inputs: dict[str, Tensor] = {}
         if lm.takes_positions:
             inputs["position_ids"] = prefix.starts[:, None] + torch.arange(mask.shape[1], device=lm.device)
-        columns = sorted(set(chain.from_iterable(places)))
-        if self._keeps:
-            inputs["logits_to_keep"] = torch.tensor(columns, device=lm.device)
-        else:
-            columns = list(range(mask.shape[1]))
-        logits: Tensor = lm.model(
-            **tokens,
-            attention_mask=torch.cat([prefix.mask, mask], dim=1),
-            past_key_values=prefix.to_cache(lm),
-            use_cache=True,
-            **inputs,
-        ).logits
-        number = {column: at for at, column in enumerate(columns)}
-        at = [(row, number[column]) for row, chosen in enumerate(places) for column in chosen]
-        row_index, column_index = (torch.tensor(part, device=logits.device) for part in zip(*at, strict=True))
-        return logits[row_index, column_index]
+        with _states_at(lm, places):
+            logits: Tensor = lm.model(
+                **tokens,
+                attention_mask=torch.cat([prefix.mask, mask], dim=1),
+                past_key_values=prefix.to_cache(lm),
+                use_cache=True,
+                **inputs,
+            ).logits
+        return logits[0]
 
     @torch.no_grad()
     def read_text(self, unit: AnswerUnit) -> Tensor:
@@ -244,15 +241,16 @@ class Learner(nn.Module):
             [*head, *(i for place in row.documents for i in unit.documents[place]), *row.prompt, *row.answer[:-1]]
             for row in unit.rows
         ]
-        longest, most = max(map(len, sequences)), max(len(row.answer) for row in unit.rows)
+        longest = max(map(len, sequences))
         lm.check_fits(longest, "Distillation from the documents' text")
         ids = torch.tensor([[head[-1]] * (longest - len(s)) + s for s in sequences], device=lm.device)
         mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences], device=lm.device)
-        inputs: dict[str, Tensor | int] = {"logits_to_keep": most} if self._keeps else {}
+        inputs: dict[str, Tensor] = {}
         if lm.takes_positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False, **inputs).logits
-        return torch.cat([logits[i, -len(row.answer) :] for i, row in enumerate(unit.rows)])
+        with _states_at(lm, [range(longest - len(row.answer), longest) for row in unit.rows]):
+            logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False, **inputs).logits
+        return logits[0]
 
     # -- pretraining -------------------------------------------------------------------------------------------
 
@@ -279,6 +277,22 @@ class Learner(nn.Module):
         embeddings = self.model.lm.model.get_input_embeddings()
         embedded: Tensor = embeddings(ids)
         return embedded
+
+
+@contextmanager
+def _states_at(lm: FrozenLM, places: Sequence[range]) -> Iterator[None]:
+    """Let the LM make logits `[1, n, V]` at some places of each row alone, row after row; a vocabulary is large."""
+    rows = torch.tensor([row for row, chosen in enumerate(places) for _ in chosen])
+    columns = torch.tensor([column for chosen in places for column in chosen])
+
+    def choose(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows.to(args[0].device), columns.to(args[0].device)][None], *args[1:])
+
+    handle = lm.model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def told_tokens(unit: AnswerUnit, document: int) -> Tensor:

@@ -169,6 +169,43 @@ def test_what_is_off_costs_no_pass():
     hook.remove()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_made_for_answers_alone(family):
+    model = trainable(family)
+    unit, seen = unit_of(model), []
+    made = learner(model, distillation={"weight": 1.0})
+    head = model.lm.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, output: seen.append(output.numel() // output.shape[-1]))
+    made(unit)
+    hook.remove()
+    assert seen == [sum(len(row.answer) for row in unit.rows)] * 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_about_the_same_documents_share_one_prefix_and_learn_as_if_each_had_its_own(family, monkeypatch):
+    model = trainable(family)
+    unit = unit_of(model)
+    several = AnswerUnit(4, unit.documents, (*unit.rows, *unit.rows, Row((2, 0), (0,), *_words(unit.rows[0]))))
+    made = learner(model)
+    aligned: list[int] = []
+    align = made.aligner.align
+    monkeypatch.setattr(made.aligner, "align", lambda lm, slots: aligned.append(len(slots)) or align(lm, slots))
+    loss = made(several)["loss"]
+    assert aligned == [3]
+    loss.backward()
+    found = [p.grad.clone() for p in made.chosen()]
+    made.zero_grad()
+    count = sum(len(row.answer) for row in several.rows)
+    for row in several.rows:
+        (made(AnswerUnit(4, unit.documents, (row,)))["loss"] * len(row.answer) / count).backward()
+    torch.testing.assert_close(found, [p.grad for p in made.chosen()], atol=1e-4, rtol=1e-3)
+    assert any(gradient.abs().max() > 1e-3 for gradient in found)
+
+
+def _words(row: Row) -> tuple[tuple[int, ...], ...]:
+    return row.question, row.prompt, row.answer
+
+
 def test_a_unit_without_documents_gives_every_trained_parameter_a_gradient_of_zero():
     model = trainable()
     unit = unit_of(model)
