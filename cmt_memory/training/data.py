@@ -88,12 +88,14 @@ class _Synthetic(Strict):
     Attributes:
         split: names and values to draw from.
         phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
+        respelled: share of names and values that get other letters, so that hardly any is learned by heart.
         unknown: share of episodes with a question that the documents do not answer.
         weight: how often this source is drawn from, beside the others.
     """
 
     split: Literal["train", "eval"] = "train"
     phrasings: Literal["train", "composed", "heldout", "mixed"] = "mixed"
+    respelled: Share = 0.0
     unknown: Share = 0.1
     weight: float = Field(default=1.0, gt=0)
 
@@ -105,6 +107,7 @@ class FactsData(_Synthetic):
         facts: fewest and most facts of a document.
         split: names and values to draw from.
         phrasings: how statements and questions are worded; `mixed` is `train` and `composed` in turn.
+        respelled: share of names and values that get other letters, so that hardly any is learned by heart.
         unknown: share of episodes with a question that the documents do not answer.
         weight: how often this source is drawn from, beside the others.
     """
@@ -126,6 +129,7 @@ class SwappedData(_Synthetic):
         values: `dates`, or `any` for codes, prices, times and telephone numbers too.
         split: as in `FactsData`.
         phrasings: as in `FactsData`.
+        respelled: as in `FactsData`.
         unknown: as in `FactsData`.
         weight: as in `FactsData`.
     """

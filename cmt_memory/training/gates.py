@@ -295,13 +295,14 @@ def _mean_cosine(slots: Tensor) -> float:
 def copy_probes(count: int, seed: int = 0) -> list[Asked]:
     """Documents of one sentence about a code, a number or a name, and the question for it."""
     rng = random.Random(f"copy/{seed}")
+    pool = pools.Pool("eval")
     probes = []
     for number in range(count):
-        owner = pools.draw(rng, "eval", pools.surname)
+        owner = pool.draw(rng, pools.surname)
         what, value = (
-            ("code", pools.draw(rng, "eval", pools.code)),
+            ("code", pool.draw(rng, pools.code)),
             ("number", str(rng.randint(1000, 99999))),
-            ("contact", f"{pools.draw(rng, 'eval', pools.made_name)} {pools.draw(rng, 'eval', pools.surname)}"),
+            ("contact", f"{pool.draw(rng, pools.made_name)} {pool.draw(rng, pools.surname)}"),
         )[number % 3]
         probes.append(Asked((f"The {what} of {owner} is {value}.",), f"What is the {what} of {owner}?", value))
     return probes

@@ -203,9 +203,7 @@ class Learner(nn.Module):
         own = {
             (*map(id, found), id(question)): (found, question) for found, question in zip(memories, asked, strict=True)
         }
-        joined = [
-            self.aggregator.aggregate(lm, found, question) if found else None for found, question in own.values()
-        ]
+        joined = [self.aggregator.aggregate(lm, found, question) if found else None for found, question in own.values()]
         prefix = assemble(lm, self.aligner, joined, reserve=reserve)
         place = {key: at for at, key in enumerate(own)}
         return prefix.rows([place[*map(id, found), id(q)] for found, q in zip(memories, asked, strict=True)])

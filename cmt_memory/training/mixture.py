@@ -66,6 +66,7 @@ class Stage(BaseModel):
         plain: Share of those whose keys and values are short words, all said in one way.
         gap: Most words between key and value in the others.
         composed: Share of fact episodes whose phrasings are put together from parts.
+        respelled: Share of names and values that get other letters, so that hardly any is learned by heart.
         unknown: Chance of a document's episode to hold a question it does not answer.
         asks: Questions asked about each fact.
         questions: Most questions of an episode.
@@ -83,6 +84,7 @@ class Stage(BaseModel):
     plain: float = Field(0.0, ge=0, le=1)
     gap: int = Field(6, ge=0)
     composed: float = Field(0.3, ge=0, le=1)
+    respelled: float = Field(0.0, ge=0, le=1)
     unknown: float = Field(0.3, ge=0, le=1)
     asks: int = Field(1, ge=1)
     questions: int = Field(12, ge=1)
@@ -143,10 +145,11 @@ def _episode(rng: random.Random, stage: Stage, squad: Squad) -> Episode:
 def _recall_episode(rng: random.Random, stage: Stage) -> Episode:
     """Draw a list of pairs, sometimes said twice in two orders, and ask for every value by its key."""
     plain = rng.random() < stage.plain
+    pool = pools.Pool("train", stage.respelled)
     keys: dict[str, str] = {}
     for _ in range(rng.randint(*stage.facts) + 1):
-        key = rng.choice(_SHORT) if plain else pools.draw(rng, "train", rng.choice(_KEYS))
-        keys[key] = rng.choice(_SHORT) if plain else pools.draw(rng, "train", rng.choice(_VALUES))
+        key = rng.choice(_SHORT) if plain else pool.draw(rng, rng.choice(_KEYS))
+        keys[key] = rng.choice(_SHORT) if plain else pool.draw(rng, rng.choice(_VALUES))
     fixed = rng.choice(_FORMS) if plain else _form(rng, stage.gap) if rng.random() < 0.5 else None
     gap = rng.choice(("\n", " ", "; "))
     pairs = list(keys.items())
@@ -179,7 +182,8 @@ def _squad_episode(rng: random.Random, squad: Squad) -> Episode:
 
 
 def _fact_episode(rng: random.Random, stage: Stage) -> Episode:
-    world = FactWorld(rng, phrasings="composed" if rng.random() < stage.composed else "train")
+    phrasings: Phrasings = "composed" if rng.random() < stage.composed else "train"
+    world = FactWorld(rng, phrasings=phrasings, respelled=stage.respelled)
     if rng.random() < 0.01:
         return Episode((), tuple((q.text, q.answer) for q in (world.unanswerable() for _ in range(3))))
     several = rng.random() < stage.several

@@ -181,10 +181,9 @@ class FactsSource:
         return world.document(facts)
 
     def _world(self, rng: random.Random) -> FactWorld:
-        phrasings = self._settings.phrasings
-        return FactWorld(
-            rng, self._settings.split, rng.choice(("train", "composed")) if phrasings == "mixed" else phrasings
-        )
+        settings = self._settings
+        phrasings = rng.choice(("train", "composed")) if settings.phrasings == "mixed" else settings.phrasings
+        return FactWorld(rng, settings.split, phrasings, settings.respelled)
 
 
 def open_source(settings: Source, hard_negatives: int) -> EpisodeSource:

@@ -6,7 +6,7 @@ import pytest
 from cmt_memory.training.facts import UNKNOWN, FactWorld, Question, composing, sample_document, sample_documents
 from cmt_memory.training.facts import phrasings as phrases
 from cmt_memory.training.facts.documents import ATTRIBUTES
-from cmt_memory.training.facts.pools import code, draw, in_split, surname
+from cmt_memory.training.facts.pools import Pool, code, in_split, respell, surname
 from cmt_memory.training.facts.rendering import Entity, fill
 
 
@@ -53,11 +53,37 @@ def test_unanswerable_questions_say_unknown():
 
 
 def test_splits_share_no_drawn_name():
-    train = {draw(random.Random(i), "train", surname) for i in range(300)}
-    held = {draw(random.Random(i), "eval", surname) for i in range(300)}
+    train = {Pool("train").draw(random.Random(i), surname) for i in range(300)}
+    held = {Pool("eval").draw(random.Random(i), surname) for i in range(300)}
     assert not train & held
     assert all(in_split(name, "train") for name in train)
-    assert all(in_split(draw(random.Random(i), "eval", code), "eval") for i in range(100))
+    assert all(in_split(Pool("eval").draw(random.Random(i), code), "eval") for i in range(100))
+
+
+def test_respelled_strings_hardly_come_twice_and_stay_in_their_split():
+    def drawn(share):
+        return [Pool("train", share).draw(random.Random(i), surname) for i in range(2000)]
+
+    assert all(in_split(name, "train") for name in drawn(1.0))
+    assert len(set(drawn(1.0))) > 1.3 * len(set(drawn(0.0)))
+
+
+@pytest.mark.parametrize("kept", ["XM-13-502", "9:40 am", "5 November 1951", "Tuesday", "$46.27"])
+def test_what_is_respelled_is_neither_a_number_nor_a_day(kept):
+    assert {respell(random.Random(i), kept) for i in range(20)} == {kept}
+
+
+def test_respelling_keeps_what_says_of_what_kind_something_is():
+    made = {respell(random.Random(i), "the Clark room") for i in range(20)}
+    assert len(made) > 15
+    assert all(re.fullmatch("the [A-Z][a-z]+ room", text) for text in made)
+
+
+@pytest.mark.parametrize("phrasings", ["train", "composed"])
+def test_every_answer_of_respelled_documents_is_a_literal_span(phrasings):
+    world = FactWorld(random.Random(5), "train", phrasings, respelled=0.7)
+    for document in (world.document(8) for _ in range(100)):
+        assert all(question.answer in document.text for question in document.questions)
 
 
 def test_heldout_phrasings_are_no_training_phrasings():

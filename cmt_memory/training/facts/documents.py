@@ -82,6 +82,7 @@ class FactWorld:
         rng: Source of randomness.
         split: Pool of names and values.
         phrasings: Pool of statements and questions.
+        respelled: Share of names and values whose letters are changed, see ``pools.Pool``.
 
     Example:
         >>> world = FactWorld(random.Random(0))
@@ -90,9 +91,15 @@ class FactWorld:
         2
     """
 
-    def __init__(self, rng: random.Random, split: pools.Split = "train", phrasings: Phrasings = "train") -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        split: pools.Split = "train",
+        phrasings: Phrasings = "train",
+        respelled: float = 0.0,
+    ) -> None:
         self.rng = rng
-        self.split: pools.Split = split
+        self.pool = pools.Pool(split, respelled)
         self.phrasings = phrasings
         self._names: set[str] = set()
         self._values: set[str] = set()
@@ -189,12 +196,12 @@ class FactWorld:
         woman = rng.random() < 0.5
         pronouns = ("she", "her", "her") if woman else ("he", "him", "his")
         pool = pools.WOMEN if woman else pools.MEN
-        first = pools.draw(rng, self.split, lambda r: r.choice(pool) if r.random() < 0.5 else pools.made_name(r))
-        last = pools.draw(rng, self.split, pools.surname)
+        first = self.pool.draw(rng, lambda r: r.choice(pool) if r.random() < 0.5 else pools.made_name(r))
+        last = self.pool.draw(rng, pools.surname)
         return f"{first} {last}", pronouns
 
     def _entity(self, kind: EntityKind) -> Entity:
-        rng, split = self.rng, self.split
+        rng, draw = self.rng, self.pool.draw
         it = ("it", "it", "its")
         if kind == "home":
             self._names.add("home")
@@ -217,9 +224,7 @@ class FactWorld:
             return Entity(kind, name, name, name if shared else name.split()[0], pronouns, "person")
         if kind == "place":
             venue = rng.choice(pools.VENUES)
-            base = self._fresh(
-                lambda r: pools.draw(r, split, lambda q: q.choice((pools.made_name, pools.surname, pools.city))(q))
-            )
+            base = self._fresh(lambda r: draw(r, lambda q: q.choice((pools.made_name, pools.surname, pools.city))(q)))
             form = rng.random()
             if form < 0.35:
                 return Entity(kind, f"{venue} {base}", f"{venue} {base}", f"the {venue.lower()}", it, venue.lower())
@@ -229,18 +234,16 @@ class FactWorld:
             bare = self._fresh(self._device)
             return Entity(kind, f"the {bare}", bare, f"the {bare}", it, "room or device")
         if kind == "event":
-            bare = self._fresh(lambda r: pools.draw(r, split, _event))
+            bare = self._fresh(lambda r: draw(r, _event))
             return Entity(kind, f"the {bare}", bare, f"the {bare.split()[-1]}", it, "event")
         if rng.random() < 0.25:
-            bare = self._fresh(
-                lambda r: f"{r.choice(('order', 'parcel', 'invoice', 'ticket'))} {pools.draw(r, split, pools.code)}"
-            )
+            bare = self._fresh(lambda r: f"{r.choice(('order', 'parcel', 'invoice', 'ticket'))} {draw(r, pools.code)}")
             return Entity(kind, bare, bare, bare, it, bare.split()[0])
-        bare = self._fresh(lambda r: pools.draw(r, split, _product))
+        bare = self._fresh(lambda r: draw(r, _product))
         return Entity(kind, f"the {bare}", bare, f"the {bare}", it, "product")
 
     def _device(self, rng: random.Random) -> str:
-        base = pools.draw(rng, self.split, lambda r: r.choice((*pools.ROOMS, *pools.THINGS)))
+        base = self.pool.draw(rng, lambda r: r.choice((*pools.ROOMS, *pools.THINGS)))
         form = rng.random()
         if form < 0.35:
             return base
@@ -248,7 +251,7 @@ class FactWorld:
             return f"{rng.choice(pools.ADJECTIVES)} {base}"
         if form < 0.8:
             return f"{base} {rng.randint(1, 40)}"
-        return f"{pools.draw(rng, self.split, pools.made_name)} {base}"
+        return f"{self.pool.draw(rng, pools.made_name)} {base}"
 
     def _noun(self, attribute: Attribute) -> str:
         return self.rng.choice(attribute.nouns).removeprefix("=") if attribute.nouns else ""
@@ -260,7 +263,7 @@ class FactWorld:
             if attribute.make is None:
                 value = self._entity("person").full
                 return value, True
-            value = pools.draw(self.rng, self.split, attribute.make)
+            value = self.pool.draw(self.rng, attribute.make)
             if value.lower() not in self._values:
                 self._values.add(value.lower())
                 return value, True
@@ -344,7 +347,7 @@ class FactWorld:
         for index in range(several):
             own = facts // several + (index < facts % several)
             while True:
-                name, text, said = functions.sample_function(rng, own, self.split)
+                name, text, said = functions.sample_function(rng, own, self.pool)
                 if name not in self._names:
                     break
             self._names.add(name)

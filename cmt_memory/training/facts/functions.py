@@ -193,25 +193,25 @@ MEANS = (
 )
 
 
-def _word(rng: random.Random, pool: list[str], split: p.Split) -> str:
-    return p.draw(rng, split, lambda r: r.choice(pool) if r.random() < 0.75 else p.word(r, 1, 2))
+def _word(rng: random.Random, words: list[str], pool: p.Pool) -> str:
+    return pool.draw(rng, lambda r: r.choice(words) if r.random() < 0.75 else p.word(r, 1, 2))
 
 
-def sample_function(rng: random.Random, facts: int, split: p.Split) -> tuple[str, str, list[FunctionFact]]:
+def sample_function(rng: random.Random, facts: int, pool: p.Pool) -> tuple[str, str, list[FunctionFact]]:
     """Draw a function with a docstring.
 
     Args:
         rng: Source of randomness.
         facts: Number of facts wanted, 1 to 6.
-        split: Which pool names and values come from.
+        pool: Where names and values come from.
 
     Returns:
         The function's name, its source text, and what can be asked about it.
     """
-    verb, noun = _word(rng, VERBS, split), _word(rng, NOUNS, split)
-    name = f"{verb}_{noun}" if rng.random() < 0.8 else f"{verb}_{p.draw(rng, split, lambda r: p.word(r, 1, 2))}_{noun}"
-    first = _word(rng, PARAMETERS, split)
-    while (second := _word(rng, PARAMETERS, split)) == first:
+    verb, noun = _word(rng, VERBS, pool), _word(rng, NOUNS, pool)
+    name = f"{verb}_{noun}" if rng.random() < 0.8 else f"{verb}_{pool.draw(rng, lambda r: p.word(r, 1, 2))}_{noun}"
+    first = _word(rng, PARAMETERS, pool)
+    while (second := _word(rng, PARAMETERS, pool)) == first:
         pass
     adjective, what = rng.choice(ADJECTIVE), rng.choice(WHAT)
     returned = rng.choice(
@@ -224,14 +224,14 @@ def sample_function(rng: random.Random, facts: int, split: p.Split) -> tuple[str
     )
     kind, error = (
         rng.choice(TYPES),
-        p.draw(rng, split, lambda r: r.choice(EXCEPTIONS) if r.random() < 0.4 else p.made_name(r) + "Error"),
+        pool.draw(rng, lambda r: r.choice(EXCEPTIONS) if r.random() < 0.4 else p.made_name(r) + "Error"),
     )
     reason = rng.choice(REASONS).format(x=first, y=noun)
     default = rng.choice(
         (
             str(rng.randint(0, 5000)),
             str(rng.randint(0, 60)),
-            f'"{p.draw(rng, split, p.word)}"',
+            f'"{pool.draw(rng, p.word)}"',
             "None",
             "True",
             "False",

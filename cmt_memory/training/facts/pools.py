@@ -7,8 +7,10 @@ Most names are made of syllables, so that a held-out name is a string no trainin
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "eval"]
@@ -132,6 +134,11 @@ DRINK_ENDS = (" tea", " juice", " coffee", " beer", " milk", " wine", "ade", "")
 HOBBY_ENDS = ("ing", "ing", " collecting", "ball", " dancing", "")
 THING_ENDS = ("", "", "er", " box", " set", "s")
 
+_VOWEL_LETTERS, _CONSONANT_LETTERS = "aeiou", "bcdfghjklmnpqrstvwxyz"
+_KINDS = frozenset("the room hall new port san lower bay error".split()) | {
+    word.lower() for word in (*STREETS, *VENUES, *COMPANY_ENDS)
+}
+
 _ONSETS = ("b br c ch cl d dr f fl g gr h j k kr l m n p pr qu r s sh sk sl st t th tr v w z bl gl sp y").split()
 _VOWELS = ("a e i o u a e i o u a e i o ai ea ee ia io ou").split()
 _CODAS = ("n r l s t m nd rk ck ll st x th rn ng d k p b sk lt").split()
@@ -178,12 +185,46 @@ def in_split(text: str, split: Split) -> bool:
     return held == (split == "eval")
 
 
-def draw(rng: random.Random, split: Split, make: Maker) -> str:
-    """Draw strings from ``make`` until one belongs to the split."""
-    while True:
-        text = make(rng)
-        if in_split(text, split):
-            return text
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where names and values are drawn from.
+
+    Attributes:
+        split: Which strings belong to it.
+        respelled: Share of the strings without digits that get other letters, so that hardly any comes twice.
+    """
+
+    split: Split = "train"
+    respelled: float = 0.0
+
+    def draw(self, rng: random.Random, make: Maker) -> str:
+        """Draw strings from ``make`` until one belongs to the pool."""
+        while True:
+            text = make(rng)
+            if self.respelled and rng.random() < self.respelled:
+                text = respell(rng, text)
+            if in_split(text, self.split):
+                return text
+
+
+def respell(rng: random.Random, text: str) -> str:
+    """Exchange some letters: ``Vera Cole`` becomes ``Vira Colm``. Digits, and what says of what kind it is, stay."""
+    if text in WEEKDAYS or any(letter.isdigit() for letter in text):
+        return text
+    return re.sub("[A-Z]?[a-z]{2,}", lambda word: _respelled(rng, word[0]), text)
+
+
+def _respelled(rng: random.Random, word: str) -> str:
+    if word.lower() in _KINDS:
+        return word
+    letters = []
+    for letter in word.lower():
+        alike = _VOWEL_LETTERS if letter in _VOWEL_LETTERS else _CONSONANT_LETTERS
+        letters.append(rng.choice(alike) if rng.random() < 0.4 else letter)
+        if rng.random() < 0.05:
+            letters.append(rng.choice(alike))
+    made = "".join(letters)
+    return made.capitalize() if word[0].isupper() else made
 
 
 def choice(pool: Sequence[str]) -> Maker:
