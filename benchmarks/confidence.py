@@ -6,8 +6,8 @@ Documents of synthetic facts in a store, questions that one of them answers, and
 documents that were left out of the store (`left_out`), and about something that a document does not tell of a subject
 that it tells other things of (`not_told`). A store of the training split's documents is calibrated; with that,
 questions of the held-out split are asked. `--write-calibration DIR` keeps the calibrations of all ratios as
-`confidence.json`, for a saved model. With `--squad DIR` (of `train-1.1.json.gz` and `dev-1.1.json.gz`, the public
-files, gzipped), the same on paragraphs of SQuAD's, calibrated on train and asked on validation.
+`confidence.json`, for a saved model. Where `$CMT_DATA/squad` has `train-1.1.json.gz` and `dev-1.1.json.gz` (the public
+files, gzipped), the same on paragraphs of SQuAD's, calibrated on train and asked on validation; articles are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import random
 import sys
 import tempfile
@@ -29,6 +30,7 @@ import numpy as np
 from cmt_memory import Answer, CMTMemoryStore, CMTModel, __version__
 from cmt_memory.calibrating import recovered
 from cmt_memory.confidence import Calibration, auroc, calibration_error, write_calibrations
+from cmt_memory.documents import Mode
 from cmt_memory.evaluation.measuring import machine
 from cmt_memory.evaluation.metrics import Bootstrap
 from cmt_memory.squad import exact_match
@@ -53,7 +55,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Both answers to a question."""
+    """The answers to a question; that from text where there is a right one, else that from memories again."""
 
     asked: Asked
     memory: Answer
@@ -111,11 +113,12 @@ def _drawn(rng: random.Random, sorts: dict[str, list[Asked]], questions: int) ->
 
 
 def ask_all(store: CMTMemoryStore, asked: Sequence[Asked]) -> list[Told]:
-    """Each question from memories and from text."""
+    """Each question from memories, and from text where it has an answer."""
     told = []
     for one in asked:
-        memory, text = (store.ask(one.text, k=K, mode=mode, max_new_tokens=NEW_TOKENS) for mode in ("memory", "text"))
-        told.append(Told(one, memory, text))
+        modes: tuple[Mode, ...] = ("memory", "text") if one.answers else ("memory",)
+        answers = [store.ask(one.text, k=K, mode=mode, max_new_tokens=NEW_TOKENS) for mode in modes]
+        told.append(Told(one, answers[0], answers[-1]))
     return told
 
 
@@ -153,13 +156,13 @@ def summary(told: Sequence[Told], calibration: Calibration) -> dict[str, Any]:
         "fallback": round(calibration.fallback, 5),
         "memory_right_where_doubted": _share(memory, doubt < calibration.fallback),
         "memory_right_elsewhere": _share(memory, doubt >= calibration.fallback),
-        "confidence": {mode: told_apart(told, mode) for mode in ("memory", "text")},
+        "confidence": told_apart(told),
     }
 
 
-def told_apart(told: Sequence[Told], mode: str) -> dict[str, Any]:
-    """AUROC and calibration error of the answers of one mode."""
-    answers: list[Answer] = [getattr(one, mode) for one in told]
+def told_apart(told: Sequence[Told]) -> dict[str, Any]:
+    """AUROC and calibration error of answers from memories."""
+    answers = [one.memory for one in told]
     right = np.array([one.right(answer) for one, answer in zip(told, answers, strict=True)])
     confidence = np.array([_confidence(answer) for answer in answers])
     has_answer = np.array([bool(one.asked.answers) for one in told])
@@ -168,7 +171,10 @@ def told_apart(told: Sequence[Told], mode: str) -> dict[str, Any]:
         "right": round(float(right.mean()), 4),
         "mean": round(float(confidence.mean()), 4),
         "ece": round(calibration_error(confidence, right.tolist()), 4),
-        "auroc": {"right over wrong": _auroc(told, confidence, right, everything)},
+        "auroc": {
+            "right over wrong": _auroc(told, confidence, right, everything),
+            "right over wrong, where there is an answer": _auroc(told, confidence, right, has_answer),
+        },
     }
     holds = np.array([np.nan if answer.answerable is None else answer.answerable for answer in answers])
     for sort in SORTS[1:]:
@@ -239,15 +245,16 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="answerable ones, of each split")
     parser.add_argument("--budget", type=float, default=0.2, help="share of the questions that may be read as text")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--squad", type=Path, help="folder of train-1.1.json.gz and dev-1.1.json.gz")
+    parser.add_argument("--squad-questions", type=int, default=400, help="the same, of SQuAD's; 0 for none")
     parser.add_argument("--write-calibration", type=Path, help="folder to write confidence.json of the facts to")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started = time.perf_counter()
     made = {"facts": {split: facts(split, options.questions, options.seed) for split in ("train", "eval")}}
-    if options.squad:
+    files = Path(os.environ.get("CMT_DATA", "data")) / "squad"
+    if options.squad_questions and files.is_dir():
         made["squad"] = {
-            split: squad(options.squad / file, options.questions, options.seed)
+            split: squad(files / file, options.squad_questions, options.seed)
             for split, file in (("train", "train-1.1.json.gz"), ("eval", "dev-1.1.json.gz"))
         }
     results: dict[str, Any] = {}
