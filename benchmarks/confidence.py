@@ -29,7 +29,7 @@ import numpy as np
 
 from cmt_memory import Answer, CMTMemoryStore, CMTModel, __version__
 from cmt_memory.calibrating import recovered
-from cmt_memory.confidence import Calibration, auroc, calibration_error, write_calibrations
+from cmt_memory.confidence import Calibration, auroc, calibration_error, doubted, write_calibrations
 from cmt_memory.documents import Mode
 from cmt_memory.evaluation.measuring import machine
 from cmt_memory.evaluation.metrics import Bootstrap
@@ -130,9 +130,10 @@ def summary(told: Sequence[Told], calibration: Calibration) -> dict[str, Any]:
         [one.text for one in asked], [one.memory for one in asked]
     ))  # fmt: skip
     doubt = np.array([_confidence(one.memory) for one in asked])
+    doubtful = _doubted(asked, calibration.fallback)
     read = {
         "memory": np.zeros(len(asked), bool),
-        "memory+fallback": doubt < calibration.fallback,
+        "memory+fallback": doubtful,
         "memory+fallback, exactly the budget": _lowest(doubt, int(calibration.budget * len(asked))),
         "memory+best possible fallback at the budget": _lowest(
             np.subtract(memory, text), int(calibration.budget * len(asked))
@@ -154,8 +155,9 @@ def summary(told: Sequence[Told], calibration: Calibration) -> dict[str, Any]:
         "questions": {sort: sum(one.asked.sort == sort for one in told) for sort in SORTS},
         "arms": arms,
         "fallback": round(calibration.fallback, 5),
-        "memory_right_where_doubted": _share(memory, doubt < calibration.fallback),
-        "memory_right_elsewhere": _share(memory, doubt >= calibration.fallback),
+        "read_text_of_all": round(float(_doubted(told, calibration.fallback).mean()), 4),
+        "memory_right_where_doubted": _share(memory, doubtful),
+        "memory_right_elsewhere": _share(memory, ~doubtful),
         "confidence": told_apart(told),
     }
 
@@ -208,6 +210,11 @@ def _auroc(told: Sequence[Told], values: Any, positive: Any, among: Any) -> dict
 
 def _confidence(answer: Answer) -> float:
     return 0.0 if answer.confidence is None else answer.confidence
+
+
+def _doubted(told: Sequence[Told], fallback: float) -> Any:
+    """Where `ask(..., fallback=fallback)` reads the text."""
+    return np.array([doubted(one.memory.confidence, one.memory.answerable, fallback) for one in told])
 
 
 def _lowest(values: Any, count: int) -> Any:

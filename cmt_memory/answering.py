@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from cmt_memory.calibrating import LabelledQuestion, calibrate, checked_questions
-from cmt_memory.confidence import Calibration, features, raw_confidence
+from cmt_memory.confidence import Calibration, doubted, features, raw_confidence
 from cmt_memory.contents import Contents
 from cmt_memory.documents import Answer, MemoryHit, Mode, Question
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
@@ -109,7 +109,8 @@ class Answering(Upkeep, Contents):
             tools: tool descriptions for the LM's chat template.
             lead: what the answer begins with, such as the opening of a tool call; not part of its text.
             fallback: with an answer from memories whose `confidence` is lower, read the same hits once as text and
-                answer from that; 0 to 1, and None never does.
+                answer from that, unless the documents most likely hold no answer (`answerable` below 0.5); 0 to 1,
+                and None never does.
 
         Raises:
             InvalidInputError: an argument is out of range, an id is unknown, the question is longer than the
@@ -145,7 +146,7 @@ class Answering(Upkeep, Contents):
         ask = partial(self._from_hits, _complete, question, settings, tools, lead)
         completion, hits = ask(mode, hits)
         answer = self._answer(completion, hits, mode, searched)
-        if not _doubted(answer, fallback):
+        if not doubted(answer.confidence, answer.answerable, fallback):
             return answer
         completion, hits = ask("text", hits)
         return _after(answer, self._answer(completion, hits, "text"))
@@ -228,6 +229,17 @@ class Answering(Upkeep, Contents):
         Raises:
             InvalidInputError: a question or argument cannot be used, the store is empty or read only, or too few
                 answers are right or wrong to learn from; what was calibrated before stays.
+
+        Examples:
+            >>> from cmt_memory import CMTMemoryStore
+            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
+            >>> codes = {"Mara": "4471", "Tom": "9032", "Ada": "1815", "Nils": "2750", "Ines": "6318", "Olaf": "5024"}
+            >>> ids = store.add_documents([f"{name}'s locker code is {code}." for name, code in codes.items()])
+            >>> asked = [{"question": f"What is {name}'s locker code?", "answers": [codes[name]]} for name in codes]
+            >>> nowhere = [{"question": f"When did {name} move to Lisbon?", "answers": []} for name in codes]
+            >>> calibration = store.calibrate(asked + nowhere, k=1, budget=0.25)
+            >>> calibration.memory.questions, 0 < calibration.fallback < 1
+            (12, True)
         """
         checked = checked_questions(questions)
         check_k(k)
@@ -363,7 +375,7 @@ class Answering(Upkeep, Contents):
                     answer: Answer = end.value
                     break
                 yield ""
-        if not _doubted(answer, fallback):
+        if not doubted(answer.confidence, answer.answerable, fallback):
             yield answer.text
             return answer
         pieces, hits = ask("text", hits)
@@ -404,10 +416,6 @@ def _check_fallback(fallback: float | None, mode: str) -> None:
         raise InvalidInputError(f"fallback is {fallback!r}; expected a confidence from 0 to 1, or None.")
     if mode != "memory":
         raise InvalidInputError(f'fallback reads text after memories, so it goes with mode="memory", not {mode!r}.')
-
-
-def _doubted(answer: Answer, fallback: float | None) -> bool:
-    return fallback is not None and answer.confidence is not None and answer.confidence < fallback
 
 
 def _after(memory: Answer, text: Answer) -> Answer:

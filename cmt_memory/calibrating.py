@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cmt_memory.confidence import FEWEST, SEARCH, Calibration, features, fitted, within_budget
+from cmt_memory.confidence import FEWEST, LIKELY, SEARCH, Calibration, features, fitted, within_budget
 from cmt_memory.documents import MemoryHit
 from cmt_memory.errors import InvalidInputError
 from cmt_memory.generation.generator import CMTGenerator
@@ -114,7 +114,9 @@ def calibrate(
     memory, unseen = made
     text = fitted(rows["text"], right["text"])
     answerable = fitted(rows["memory"], [bool(labelled.answers) for labelled in questions], SEARCH)
-    fallback = within_budget(unseen, budget)
+    # What is not `doubted` at any confidence takes nothing of the budget.
+    worth = np.where(answerable is None or answerable[1] >= LIKELY, unseen, 1.0)
+    fallback = within_budget(worth, budget)
     return Calibration(
         fingerprint=generator.model.fingerprint,
         encoder=encoder,
@@ -123,7 +125,7 @@ def calibrate(
         answerable=None if answerable is None else answerable[0],
         budget=budget,
         fallback=fallback,
-        recovered=recovered(right["memory"], right["text"], (unseen < fallback).tolist()) if keep_text else None,
+        recovered=recovered(right["memory"], right["text"], (worth < fallback).tolist()) if keep_text else None,
     )
 
 

@@ -33,6 +33,8 @@ FEATURES: dict[str, str] = {
 """What a confidence is made of: names in files, and what they mean."""
 SEARCH = ("score", "words")
 """Those that are known before the LM is asked."""
+LIKELY = 0.5
+"""Text is not read for what the documents less likely hold an answer to than this."""
 FEWEST = 5
 """Right answers, and wrong ones, without which nothing is fitted; hundreds are needed for it to be of use."""
 _RIDGE = 1.0
@@ -147,7 +149,7 @@ class Calibration(Strict):
         text: that one from text is; None where the store keeps none, or too few were right or wrong.
         answerable: that the documents hold an answer; None where there were too few questions of either kind.
         budget: share of the questions that may be read again as text.
-        fallback: the `fallback` that keeps to it on the questions of the calibration.
+        fallback: the `fallback` that keeps to it on the questions of the calibration; see `doubted`.
         recovered: share of the answers that memories lose against text which that `fallback` brought back there; None
             where they lose none.
     """
@@ -212,6 +214,22 @@ def fitted(
         ece=calibration_error(unseen, true),
     )
     return made, unseen
+
+
+def doubted(confidence: float | None, answerable: float | None, fallback: float | None) -> bool:
+    """Whether the text is read after an answer from memories: it is not sure enough, and the text may well tell more.
+
+    Without the second condition, questions that no document answers use up the budget: they are doubted most, and
+    their text has no answer either (`benchmarks/confidence.py`).
+
+    Args:
+        confidence: of the answer; None where it rests on nothing.
+        answerable: of its question; None where that is not known.
+        fallback: what the confidence is to reach; None reads nothing.
+    """
+    if fallback is None or confidence is None:
+        return False
+    return confidence < fallback and (answerable is None or answerable >= LIKELY)
 
 
 def within_budget(confidences: Values, budget: float) -> float:

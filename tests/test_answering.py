@@ -191,6 +191,21 @@ def test_what_is_calibrated_is_kept_and_used(store, model):
             assert again.ask(ASKED[0], **SHORT).confidence == pytest.approx(answers[0].confidence, abs=1e-4)
 
 
+def test_the_budget_is_spent_where_there_may_be_an_answer(store):
+    """`Calibration.fallback` keeps to the budget, and what most likely has no answer is never read."""
+    questions = [
+        *labelled(store),
+        *({"question": f"Who wrote book {n} of {n + 3}?", "answers": []} for n in range(16)),
+    ]
+    made = store.calibrate(questions, **SHORT, budget=0.2)
+    for fallback, most in ((made.fallback, 0.35), (1.0, 1.0)):  # the threshold is of fits that had not seen them
+        answers = [store.ask(question["question"], fallback=fallback, **SHORT) for question in questions]
+        read = [answer for answer in answers if answer.usage.passes == 2]
+        assert 0 < len(read) <= most * len(questions)
+        assert all(answer.answerable >= 0.5 for answer in read)
+    assert any(answer.answerable < 0.5 for answer in answers)
+
+
 def test_it_ends_with_its_model(store):
     store.calibrate(labelled(store), **SHORT)
     store.recompress(tiny_model("llama", "chat", ratio=8, latent=16))

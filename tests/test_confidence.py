@@ -18,6 +18,7 @@ from cmt_memory.confidence import (
     Logistic,
     auroc,
     calibration_error,
+    doubted,
     features,
     fitted,
     raw_confidence,
@@ -116,6 +117,21 @@ def test_the_budget_holds_and_is_used(budget):
     assert below == pytest.approx(100 * budget)
     tied = np.repeat([0.1, 0.5], 10)
     assert (tied < within_budget(tied, 0.2)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("confidence", "answerable", "fallback", "read"),
+    [
+        (0.2, None, 0.5, True),
+        (0.5, None, 0.5, False),
+        (0.2, 0.9, 0.5, True),
+        (0.2, 0.1, 0.5, False),  # the text has no answer either
+        (0.2, 0.9, None, False),
+        (None, None, 0.5, False),
+    ],
+)
+def test_what_is_read_again(confidence, answerable, fallback, read):
+    assert doubted(confidence, answerable, fallback) is read
 
 
 @pytest.fixture

@@ -42,6 +42,14 @@ def read_again(model, texts, new_tokens, **settings):
     return done, chosen, logits
 
 
+def completion_of(pieces):
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
+
+
 @pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
 def test_they_are_what_one_pass_over_the_answer_gives(model, settings):
     done, chosen, logits = read_again(model, DOCUMENTS, 6, **settings)
@@ -64,12 +72,7 @@ def test_they_do_not_depend_on_the_batch_or_the_way(generator, memories):
         alone = generator.generate(question, own, max_new_tokens=12, stop=[stop])
         assert done.signals == pytest.approx(alone.signals, abs=1e-4)
         pieces = generator.stream(question, own, max_new_tokens=12, stop=[stop])
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                assert end.value.signals == pytest.approx(alone.signals, abs=1e-5)
-                break
+        assert completion_of(pieces).signals == pytest.approx(alone.signals, abs=1e-5)
     assert together[0].signals["mean"] != pytest.approx(plain.signals["mean"], abs=1e-3)  # it has ended earlier
 
 
