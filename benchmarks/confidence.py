@@ -7,7 +7,8 @@ documents that were left out of the store (`left_out`), and about something that
 that it tells other things of (`not_told`). A store of the training split's documents is calibrated; with that,
 questions of the held-out split are asked. `--write-calibration DIR` keeps the calibrations of all ratios as
 `confidence.json`, for a saved model. Where `$CMT_DATA/squad` has `train-1.1.json.gz` and `dev-1.1.json.gz` (the public
-files, gzipped), the same on paragraphs of SQuAD's, calibrated on train and asked on validation; articles are left out.
+files, gzipped), it is also measured how well the search tells questions about SQuAD's paragraphs from those about
+articles that were left out, learned on train and asked on validation; the LM is not asked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ import numpy as np
 
 from cmt_memory import Answer, CMTMemoryStore, CMTModel, __version__
 from cmt_memory.calibrating import recovered
-from cmt_memory.confidence import Calibration, auroc, calibration_error, doubted, write_calibrations
+from cmt_memory.confidence import (
+    SEARCH,
+    Calibration,
+    Logistic,
+    auroc,
+    calibration_error,
+    doubted,
+    features,
+    write_calibrations,
+)
 from cmt_memory.documents import Mode
 from cmt_memory.evaluation.measuring import machine
 from cmt_memory.evaluation.metrics import Bootstrap
@@ -245,6 +255,26 @@ def measure(
         return calibration, ask_all(store, asked)
 
 
+def searched(model: CMTModel, data: dict[str, Data], folder: Path) -> dict[str, Any]:
+    """How well `answerable` holds on one split when it was fitted on the other; no LM pass."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for split, (documents, asked) in data.items():
+        with CMTMemoryStore(folder / split, model, lazy=True) as store:
+            store.add_documents(documents)
+            rows[split] = [features({}, "", store.search(one.text, k=K)) for one in asked]
+    asked = data["eval"][1]
+    labels = {split: [bool(one.answers) for one in some] for split, (_, some) in data.items()}
+    logistic = Logistic.fit(rows["train"], labels["train"], SEARCH)
+    values, truth = np.array([logistic(row) for row in rows["eval"]]), np.array(labels["eval"])
+    told = [Told(one, Answer(""), Answer("")) for one in asked]
+    return {
+        "documents": {split: len(documents) for split, (documents, _) in data.items()},
+        "questions": {sort: sum(one.sort == sort for one in asked) for sort in SORTS[:2]},
+        "auroc": {"answerable over left_out, by `answerable`": _auroc(told, values, truth, np.ones(len(told), bool))},
+        "ece": round(calibration_error(values, labels["eval"]), 4),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="checkpoints/cmt-tiny-dropkey", help="folder of a saved model")
@@ -257,25 +287,26 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started = time.perf_counter()
-    made = {"facts": {split: facts(split, options.questions, options.seed) for split in ("train", "eval")}}
+    results: dict[str, Any] = {}
     files = Path(os.environ.get("CMT_DATA", "data")) / "squad"
     if options.squad_questions and files.is_dir():
-        made["squad"] = {
+        data = {
             split: squad(files / file, options.squad_questions, options.seed)
             for split, file in (("train", "train-1.1.json.gz"), ("eval", "dev-1.1.json.gz"))
         }
-    results: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            results["squad"] = searched(CMTModel.from_pretrained(options.model), data, Path(folder))
+        print("squad", json.dumps(results["squad"]), flush=True)
+    data = {split: facts(split, options.questions, options.seed) for split in ("train", "eval")}
+    results["facts"] = {"documents": {split: len(documents) for split, (documents, _) in data.items()}, "ratios": {}}
     calibrations = []
-    for name, data in made.items():
-        results[name] = {"documents": {split: len(documents) for split, (documents, _) in data.items()}, "ratios": {}}
-        for ratio in options.ratios:
-            with tempfile.TemporaryDirectory() as folder:
-                calibration, told = measure(options.model, ratio, data, Path(folder), options.budget)
-            if name == "facts":
-                calibrations.append(calibration)
-            fitted = calibration.model_dump(exclude={"fingerprint", "format_version"})
-            results[name]["ratios"][ratio] = summary(told, calibration) | {"calibration": fitted}
-            print(name, ratio, json.dumps(results[name]["ratios"][ratio]), flush=True)
+    for ratio in options.ratios:
+        with tempfile.TemporaryDirectory() as folder:
+            calibration, told = measure(options.model, ratio, data, Path(folder), options.budget)
+        calibrations.append(calibration.portable())
+        fitted = calibration.model_dump(exclude={"fingerprint", "format_version"})
+        results["facts"]["ratios"][ratio] = summary(told, calibration) | {"calibration": fitted}
+        print("facts", ratio, json.dumps(results["facts"]["ratios"][ratio]), flush=True)
     if options.write_calibration:
         write_calibrations(options.write_calibration, calibrations)
     report = {

@@ -174,6 +174,24 @@ class Calibration(Strict):
         found = self.memory if mode == "memory" else self.text
         return None if found is None else found.logistic(row)
 
+    def portable(self) -> Calibration:
+        """The same for other stores of this model: without what BM25 values say, which depend on a store's size.
+
+        The figures and `fallback` stay those of the store it was fitted on.
+        """
+
+        def without_words(found: Fitted) -> Fitted:
+            kept = found.logistic
+            weights = {name: weight for name, weight in kept.weights.items() if name != "words"}
+            bias = kept.bias + sum(
+                kept.weights[name] * kept.means[name] for name in kept.weights.keys() - weights.keys()
+            )
+            means = {name: kept.means[name] for name in weights}
+            return found.model_copy(update={"logistic": Logistic(bias=bias, weights=weights, means=means)})
+
+        text = None if self.text is None else without_words(self.text)
+        return self.model_copy(update={"memory": without_words(self.memory), "text": text, "answerable": None})
+
     def has_answer(self, row: Signals) -> float | None:
         """The probability that the documents hold an answer; None where that was not calibrated."""
         return None if self.answerable is None else self.answerable.logistic(row)

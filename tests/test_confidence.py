@@ -152,6 +152,20 @@ def test_it_holds_for_its_model_and_encoder_alone(calibration):
     assert calibration.confidence("text", row) is calibration.has_answer(row) is None
 
 
+def test_what_a_model_brings_does_not_depend_on_the_size_of_a_store(calibration):
+    rows, right, _ = drawn(400)
+    wordy = [{**row, "words": 5 + 3 * right[i] + i % 4} for i, row in enumerate(rows)]
+    made, _ = fitted(wordy, right)
+    search, _ = fitted(wordy, right, SEARCH)
+    whole = calibration.model_copy(update={"memory": made, "text": made, "answerable": search})
+    brought = whole.portable()
+    assert "words" in whole.memory.logistic.weights
+    for mode in ("memory", "text"):
+        assert brought.confidence(mode, wordy[0]) == pytest.approx(whole.confidence(mode, rows[0]))
+        assert brought.confidence(mode, wordy[0] | {"words": 99.0}) == brought.confidence(mode, wordy[0])
+    assert brought.has_answer(wordy[0]) is None
+
+
 def test_files(calibration, tmp_path):
     assert read_calibrations(tmp_path) == []
     write_calibrations(tmp_path, [calibration, calibration])
