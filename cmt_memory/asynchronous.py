@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from cmt_memory.bank.records import Vector
+    from cmt_memory.calibrating import LabelledQuestion
+    from cmt_memory.confidence import Calibration
     from cmt_memory.ingestion import OnProgress
     from cmt_memory.model.modeling import CMTModel
 
@@ -40,6 +42,7 @@ class AskSettings(TypedDict, total=False):
     alpha: float
     tools: list[Any] | None
     lead: str
+    fallback: float | None
 
 
 class _Synchronous(Protocol):
@@ -69,6 +72,8 @@ class _Synchronous(Protocol):
     def versions(self) -> Callable[..., list[str | None]]: ...
     @property
     def changes(self) -> Callable[[], int]: ...
+    @property
+    def calibrate(self) -> Callable[..., Calibration]: ...
     @property
     def stream(self) -> Callable[..., Generator[str, None, Answer]]: ...
     @property
@@ -196,6 +201,19 @@ class AsyncTwins:
         async with aclosing(pieces_on_threads(partial(self.stream, question, **settings))) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def acalibrate(
+        self: _Synchronous,
+        questions: Sequence[LabelledQuestion],
+        *,
+        k: int = 4,
+        max_new_tokens: int = 64,
+        budget: float = 0.2,
+        show_progress: bool = False,
+    ) -> Calibration:
+        """See `calibrate`; cancelled, it goes on to its end."""
+        settings: dict[str, Any] = {"k": k, "max_new_tokens": max_new_tokens, "budget": budget}
+        return await on_thread(partial(self.calibrate, questions, **settings, show_progress=show_progress))
 
     async def astats(self: _Synchronous) -> dict[str, Any]:
         """See `stats`."""

@@ -9,12 +9,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cmt_memory.errors import InvalidInputError
 
 Question = str | Sequence[dict[str, Any]]
 """A question, or the messages of a conversation, ``[{"role": "user", "content": "…"}, …]``."""
+Mode = Literal["memory", "text", "none"]
+"""What an answer is made from: memories, the same passages as text, or nothing."""
 LONGEST_TTL = 10_000_000_000
 """Seconds, about 300 years: the longest time to live of a document."""
 _MAX_DEPTH = 64
@@ -78,6 +80,8 @@ class Usage:
         contrast_tokens: Tokens that the memory-free second pass read and generated (``alpha`` ≠ 0).
         left_out: Hits whose prefix did not fit into the context.
         packed: True when positions were packed because the spread ones exceed the model's maximum.
+        passes: How often the LM was asked: 2 where the text was read after the memories, and then the tokens of both
+            are counted.
     """
 
     prompt_tokens: int = 0
@@ -86,6 +90,7 @@ class Usage:
     contrast_tokens: int = 0
     left_out: int = 0
     packed: bool = False
+    passes: int = 1
 
 
 @dataclass(slots=True)
@@ -97,8 +102,14 @@ class Answer:
         hits: The memories that were used, most relevant first.
         grounded: True when at least one hit was used.
         usage: Token and slot counts.
-        timings: Seconds by stage.
+        timings: Seconds by stage; ``memory`` is the pass with memories where the text was read after it.
         finish_reason: ``"stop"`` (end of sequence or a stop string) or ``"length"``.
+        mode: What it was made from: ``"text"`` too where the answer from memories was doubted (``fallback``).
+        confidence: How likely it is right, 0 to 1, where the store or its model is calibrated (``calibration``);
+            without, the probability of its least likely token, which orders answers and promises nothing. None where
+            no hit was used.
+        answerable: How likely the documents hold an answer at all, 0 to 1; None where nothing was calibrated on
+            questions without an answer, or no hit was used.
     """
 
     text: str
@@ -107,6 +118,9 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     timings: dict[str, float] = field(default_factory=dict)
     finish_reason: str = "stop"
+    mode: Mode = "memory"
+    confidence: float | None = None
+    answerable: float | None = None
 
 
 class CoercedDocuments(NamedTuple):

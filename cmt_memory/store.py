@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmt_memory.adapters import Adapters
+from cmt_memory.answering import Answering
 from cmt_memory.asynchronous import AsyncTwins
 from cmt_memory.bank.bank import MemoryBank
-from cmt_memory.contents import Contents, id_list
-from cmt_memory.documents import LONGEST_TTL, Answer, Document, MemoryHit, Question, coerce_documents
-from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
-from cmt_memory.generation.generator import CMTGenerator
-from cmt_memory.generation.request import Completion, checked_settings
+from cmt_memory.contents import id_list
+from cmt_memory.documents import LONGEST_TTL, Document, coerce_documents
+from cmt_memory.errors import InvalidInputError
 from cmt_memory.ingestion import OnProgress
 from cmt_memory.model.modeling import CMTModel
 from cmt_memory.opening import load_model, settle_encoder, settle_model
 from cmt_memory.recompression import recompress
-from cmt_memory.retrieval.selector import HybridSelector, check_k
-from cmt_memory.upkeep import Upkeep
+from cmt_memory.retrieval.selector import HybridSelector
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-    from numpy.typing import ArrayLike
-
-T = TypeVar("T")
-
-Mode = Literal["memory", "text", "none"]
-MODES = ("memory", "text", "none")
 
 
-class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
+class CMTMemoryStore(Answering, AsyncTwins, Adapters):
     """Documents in, answers out of a frozen LM, nothing in the prompt.
 
     A folder that keeps every document's text, retrieval vector and memory. It is a context manager. Every method
@@ -281,211 +273,6 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         """
         self.bank.delete(id_list(ids), missing_ok=missing_ok)
 
-    # -- questions ---------------------------------------------------------------------------------------------
-
-    def search(
-        self,
-        question: str | None,
-        k: int = 4,
-        filter: dict[str, Any] | None = None,
-        min_score: float | None = None,
-        *,
-        vector: ArrayLike | None = None,
-        channels: Sequence[str] | Mapping[str, float] | None = None,
-    ) -> list[MemoryHit]:
-        """The passages most relevant to a question, best first.
-
-        Args:
-            question: any text; None where there is only a `vector`.
-            k: how many at most.
-            filter: a condition on metadata, such as `{"year": {"$gte": 2024}}`.
-            min_score: leave out hits with a lower `score`.
-            vector: the question's vector ``[d]`` in place of the one that the encoder makes of it.
-            channels: how to search this time, by some of the store's channels; with a weight for each where one is
-                to count for more than another.
-
-        Raises:
-            InvalidInputError: an empty question, `k` below 1, a filter that means nothing, a vector of another
-                length than the store's, or a channel that the store does not have.
-
-        Examples:
-            >>> from cmt_memory import CMTMemoryStore
-            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
-            >>> ids = store.add_documents([{"text": "The shop opens at 9:30.", "metadata": {"year": 2024}}])
-            >>> [hit] = store.search("When does the shop open?", filter={"year": {"$gte": 2024}})
-            >>> hit.text, hit.span, hit.metadata
-            ('The shop opens at 9:30.', (0, 23), {'year': 2024})
-            >>> store.search("When does the shop open?", filter={"year": 2023})
-            []
-        """
-        return self.selector.select(question, k, filter=filter, min_score=min_score, vector=vector, channels=channels)
-
-    def ask(
-        self,
-        question: Question,
-        *,
-        k: int = 4,
-        mode: Mode = "memory",
-        filter: dict[str, Any] | None = None,
-        min_score: float | None = None,
-        memory_ids: Sequence[str] | None = None,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] | str | None = None,
-        alpha: float = 0.0,
-        tools: list[Any] | None = None,
-        lead: str = "",
-    ) -> Answer:
-        """Answer a question from the store, or take the LM's next turn in a conversation.
-
-        Args:
-            question: the question, or messages; of these, the user's last words are searched for.
-            k: passages to use at most.
-            mode: `"memory"` injects memories, `"text"` puts the same passages into the prompt as text, `"none"` asks
-                the LM alone.
-            filter: see `search`.
-            min_score: see `search`; with no hit left the LM answers alone and `grounded` is False.
-            memory_ids: ids of documents or passages to use instead of searching.
-            max_new_tokens: tokens to generate at most.
-            temperature: 0 takes the most likely token.
-            top_p: sample from the smallest set of tokens with this much probability.
-            seed: makes sampling repeatable.
-            stop: strings that end the answer.
-            alpha: contrast with the LM without memory, in `mode="memory"`.
-            tools: tool descriptions for the LM's chat template.
-            lead: what the answer begins with, such as the opening of a tool call; not part of its text.
-
-        Raises:
-            InvalidInputError: an argument is out of range, an id is unknown, or the question is longer than the
-                LM's context.
-
-        Returns:
-            The answer with the hits it rests on, token and slot counts, and seconds by stage.
-
-        Examples:
-            >>> from cmt_memory import CMTMemoryStore
-            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
-            >>> ids = store.add_documents(["Mara's locker code is 4471."])
-            >>> memory, text = (store.ask("What is Mara's locker code?", mode=mode) for mode in ("memory", "text"))
-            >>> memory.usage.prompt_tokens < text.usage.prompt_tokens  # the document is not in the prompt
-            True
-            >>> store.ask("Who won in 1998?", min_score=0.9).grounded  # nothing found, the LM answers alone
-            False
-        """
-        settings = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "stop": stop,
-            "alpha": alpha,
-        }
-        completion, hits, searched = self._with_hits(
-            _complete, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
-        )
-        return _answer(completion, hits, searched)
-
-    def stream(
-        self,
-        question: Question,
-        *,
-        k: int = 4,
-        mode: Mode = "memory",
-        filter: dict[str, Any] | None = None,
-        min_score: float | None = None,
-        memory_ids: Sequence[str] | None = None,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] | str | None = None,
-        alpha: float = 0.0,
-        tools: list[Any] | None = None,
-        lead: str = "",
-    ) -> Generator[str, None, Answer]:
-        """Yield the answer piece by piece; arguments as `ask`. The generator's return value is the `Answer`.
-
-        Examples:
-            >>> from cmt_memory import CMTMemoryStore
-            >>> store = CMTMemoryStore("mem", model="cmt-tiny", encoder=None)
-            >>> ids = store.add_documents(["Mara's locker code is 4471."])
-            >>> pieces = list(store.stream("What is Mara's locker code?"))
-            >>> "".join(pieces) == store.ask("What is Mara's locker code?").text
-            True
-        """
-        settings = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "stop": stop,
-            "alpha": alpha,
-        }
-        pieces, hits, searched = self._with_hits(
-            _stream, question, k, mode, filter, min_score, memory_ids, settings, tools, lead
-        )
-        return _streamed(pieces, hits, searched)
-
-    def _with_hits(
-        self,
-        way: Callable[..., T],
-        question: Question,
-        k: int,
-        mode: str,
-        filter: dict[str, Any] | None,
-        min_score: float | None,
-        memory_ids: Sequence[str] | None,
-        settings: dict[str, Any],
-        tools: list[Any] | None,
-        lead: str,
-    ) -> tuple[T, list[MemoryHit], float]:
-        """Find hits and run the LM with them; a hit that is deleted in between is dropped.
-
-        Where `recompress` replaces the model in between, the new one answers.
-        """
-        started = time.perf_counter()
-        hits = self._hits(question, k, mode, filter, min_score, memory_ids)
-        searched = time.perf_counter() - started
-        checked_settings(**settings)
-        if mode != "memory":
-            settings = settings | {"alpha": 0.0}
-        settings = settings | {"tools": tools, "lead": lead}
-        generator = self.generator
-        try:
-            return way(generator, question, **_context(hits, mode), **settings), hits, searched
-        except FingerprintMismatchError:
-            with self._add_lock:
-                if self.generator is generator:
-                    raise
-            return way(self.generator, question, **_context(hits, mode), **settings), hits, searched
-        except InvalidInputError:
-            known = self.bank.contains([hit.id for hit in hits])
-            alive = [hit for hit in hits if hit.id in known]
-            if len(alive) == len(hits):
-                raise
-            return way(generator, question, **_context(alive, mode), **settings), alive, searched
-
-    def _hits(
-        self,
-        question: Question,
-        k: int,
-        mode: str,
-        filter: dict[str, Any] | None,
-        min_score: float | None,
-        memory_ids: Sequence[str] | None,
-    ) -> list[MemoryHit]:
-        if mode not in MODES:
-            raise InvalidInputError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
-        if mode == "text" and not self.bank.keep_text:
-            raise InvalidInputError('This store keeps no text (keep_text=False), so mode="text" has none to show.')
-        check_k(k)
-        named = None if memory_ids is None else self.passages(memory_ids)
-        if mode == "none":
-            return []
-        return self.search(_words(question), k, filter=filter, min_score=min_score) if named is None else named
-
     def __enter__(self) -> CMTMemoryStore:
         return self
 
@@ -493,46 +280,3 @@ class CMTMemoryStore(Upkeep, Contents, AsyncTwins, Adapters):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _complete(
-    generator: CMTGenerator, question: Question, *, tools: list[Any] | None, lead: str, **settings: Any
-) -> Completion:
-    if isinstance(question, str) and tools is None and not lead:
-        return generator.generate(question, **settings)
-    return generator.chat(question, tools=tools, lead=lead, **settings)
-
-
-def _stream(generator: CMTGenerator, question: Question, **settings: Any) -> Generator[str, None, Completion]:
-    return generator.stream(question, **settings)
-
-
-def _words(question: Question) -> str:
-    """What to search for: the question, or the last words of a conversation's user."""
-    if isinstance(question, str) or not isinstance(question, Sequence):
-        return question
-    said = [turn.get("content") for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]
-    words = [text for text in said if isinstance(text, str) and text.strip()]
-    if not words:
-        raise InvalidInputError("A conversation needs a user message with text.")
-    return words[-1]
-
-
-def _context(hits: list[MemoryHit], mode: str) -> dict[str, Any]:
-    return {"texts": [hit.text for hit in hits]} if mode == "text" else {"memories": hits}
-
-
-def _answer(completion: Completion, hits: list[MemoryHit], searched: float) -> Answer:
-    used = hits[: completion.memories]
-    timings = {"search": searched, **{name: value for name, value in completion.timings.items()}}
-    for name in ("first_token", "total"):
-        if name in timings:
-            timings[name] += searched
-    return Answer(completion.text, used, bool(used), completion.usage, timings, completion.finish_reason)
-
-
-def _streamed(
-    pieces: Generator[str, None, Completion], hits: list[MemoryHit], searched: float
-) -> Generator[str, None, Answer]:
-    completion = yield from pieces
-    return _answer(completion, hits, searched)

@@ -16,9 +16,10 @@ ROOT = Path(cmt_memory.__file__).parent
 SHOWN = (
     "cmt_memory.store.CMTMemoryStore",
     "cmt_memory.store.CMTMemoryStore.add_documents",
-    "cmt_memory.store.CMTMemoryStore.ask",
-    "cmt_memory.store.CMTMemoryStore.search",
-    "cmt_memory.store.CMTMemoryStore.stream",
+    "cmt_memory.answering.Answering.ask",
+    "cmt_memory.answering.Answering.calibrate",
+    "cmt_memory.answering.Answering.search",
+    "cmt_memory.answering.Answering.stream",
     "cmt_memory.store.CMTMemoryStore.update",
     "cmt_memory.asynchronous.AsyncTwins.aask",
     "cmt_memory.documents.Document",

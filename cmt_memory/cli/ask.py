@@ -35,6 +35,12 @@ from cmt_memory.documents import Answer
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer, in tokens."
 )
+@click.option(
+    "--fallback",
+    type=click.FloatRange(0, 1),
+    metavar="CONFIDENCE",
+    help="Read the same passages once as text where the answer from memories is less sure than this (0 to 1).",
+)
 @click.option("--stream", is_flag=True, help="Print the answer as it is written.")
 @model_option("LM that answers, where it is no longer where the store says.  [default: the store's own]")
 @encoder_option
@@ -47,6 +53,7 @@ def ask(
     k: int,
     min_score: float | None,
     max_new_tokens: int,
+    fallback: float | None,
     stream: bool,
     model: str | None,
     encoder: str | None,
@@ -63,10 +70,12 @@ def ask(
     """
     if stream and as_json:
         raise click.UsageError("--stream and --json do not go together.")
+    if fallback is not None and mode != "memory":
+        raise click.UsageError(f"--fallback reads text after memories; it does not go with --mode {mode}.")
     if not question.strip():
         raise click.BadParameter("the question is empty.", param_hint="QUESTION")
     settings: dict[str, Any] = {
-        "k": k, "mode": mode, "min_score": min_score, "max_new_tokens": max_new_tokens
+        "k": k, "mode": mode, "min_score": min_score, "max_new_tokens": max_new_tokens, "fallback": fallback
     }  # fmt: skip
     # Another encoder indexes the store anew, which a reader must not do.
     with open_store(path, model=model, encoder=encoder, read_only=encoder is None) as store:
@@ -82,25 +91,28 @@ def ask(
         else:
             answer = store.ask(question, **settings)
     if as_json:
-        print_json({"question": question, "mode": mode} | asdict(answer))
+        print_json({"question": question} | asdict(answer))
         return
     if not stream:
         click.echo(answer.text)
-    click.echo(_provenance(answer, mode), err=True)
+    click.echo(_provenance(answer), err=True)
 
 
-def _provenance(answer: Answer, mode: str) -> str:
+def _provenance(answer: Answer) -> str:
     usage = answer.usage
     lines = []
-    if mode != "none" and not answer.grounded:
+    if answer.mode != "none" and not answer.grounded:
         lines.append("No passage was found for this; the LM answered on its own.")
     for hit in answer.hits:
         lines.append(f"  {hit.score:.2f}  {_source(hit.id, hit.metadata)}")
     cost = f"{usage.prompt_tokens} prompt tokens, {usage.memory_slots} memory slots"
     if "first_token" in answer.timings:
         cost += f", first token after {1000 * answer.timings['first_token']:.0f} ms"
+    if answer.confidence is not None:
+        cost += f", confidence {answer.confidence:.2f}"
     if usage.left_out:
         cost += f"; {usage.left_out} passages did not fit and were left out"
+    mode = "text after memory" if usage.passes > 1 else answer.mode
     return "\n".join([*lines, f"  {mode}: {cost}"])
 
 

@@ -28,13 +28,14 @@ from cmt_memory.cli.options import (
     store_option,
 )
 from cmt_memory.cli.output import print_json, size
+from cmt_memory.documents import Mode
 from cmt_memory.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cmt_memory.store import CMTMemoryStore, Mode
+    from cmt_memory.store import CMTMemoryStore
 
 MODES: tuple[Mode, ...] = ("memory", "text", "none")
 _LONGEST_ANSWER = 24

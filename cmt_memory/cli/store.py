@@ -1,4 +1,4 @@
-"""`cmt-memory store …`: what is in a store, and its upkeep. Only `recompress` loads an LM."""
+"""`cmt-memory store …`: what is in a store, and its upkeep. Only `recompress` and `calibrate` load an LM."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from cmt_memory.cli.options import (
     latent_option,
     model_for_recompress,
     model_option,
+    open_store,
     ratio_option,
     resumable,
     store_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.group(name="store", short_help="Look into a store and keep it in order.")
 def store() -> None:
-    """Look into a store and keep it in order: list, show, delete, stats, verify, compact, recompress.
+    """Look into a store and keep it in order: list, show, delete, stats, verify, compact, recompress, calibrate.
 
     \b
     Example:  cmt-memory store list --store mem
@@ -290,6 +291,59 @@ def recompress(
             f"{path}: {len(done):,} of {documents:,} documents have new memories, by {config.lm}, "
             f"ratio {config.ratio}, latent {config.latent}"
         )
+
+
+@store.command(short_help="Learn from labelled questions how sure its answers are.")
+@store_option()
+@click.option(
+    "--questions",
+    "file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help='JSONL of {"question": "…", "answers": ["…"]}; no answers where no document has one.',
+)
+@click.option("--k", type=click.IntRange(min=1), default=4, show_default=True, help="Passages to use at most.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer, in tokens."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Share of the questions that may be read again as text.",
+)
+@model_option("LM that answers, where it is no longer where the store says.  [default: the store's own]")
+@json_option
+@debug_option
+def calibrate(
+    path: Path, file: Path, k: int, max_new_tokens: int, budget: float, model: str | None, as_json: bool
+) -> None:
+    """Learn from labelled questions what an answer's confidence means in this store, and keep it there.
+
+    \b
+    Example:  cmt-memory store calibrate --store mem --questions questions.jsonl
+    Then:     cmt-memory ask "Who has the spare key?" --store mem --fallback 0.4
+
+    Some hundreds of questions are needed. The figures printed are of questions that nothing was learned from.
+    """
+    from cmt_memory.training.readers import Lines
+
+    questions = [value for _, value in Lines(file).objects()]
+    with open_store(path, model=model) as opened:
+        found = opened.calibrate(
+            questions, k=k, max_new_tokens=max_new_tokens, budget=budget, show_progress=sys.stderr.isatty()
+        )
+    if as_json:
+        print_json(found.model_dump())
+        return
+    fits = {"from memories": found.memory, "from text": found.text, "is there an answer": found.answerable}
+    for name, fit in fits.items():
+        if fit is not None:
+            click.echo(f"{name}: {fit.true:.1%} of {fit.questions:,}, AUROC {fit.auroc:.2f}, off by {fit.ece:.1%}")
+    back = "" if found.recovered is None else f", which brings {found.recovered:.0%} of what memories lose back"
+    click.echo(f"--fallback {found.fallback:.2f} reads the text for {budget:.0%} of such questions{back}")
 
 
 @contextmanager

@@ -14,13 +14,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
+from cmt_memory.documents import Mode
 from cmt_memory.errors import CMTError, InvalidInputError
 from cmt_memory.evaluation.measuring import machine, median, spread
 from cmt_memory.model import CMTModel
 from cmt_memory.model.latent import calibration_texts
 from cmt_memory.model.memory import Memory
 from cmt_memory.retrieval.encoders import Encoder, Vectors, resolve_encoder
-from cmt_memory.store import CMTMemoryStore, Mode
+from cmt_memory.store import CMTMemoryStore
 
 MODES: tuple[Mode, ...] = ("none", "memory", "text")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from cmt_memory.documents import Usage
 from cmt_memory.errors import InvalidInputError
+from cmt_memory.generation.certainty import Certainty
 from cmt_memory.generation.decoding import TextStream, Watch
 from cmt_memory.generation.prefixes import PrefixCache
 from cmt_memory.generation.request import Completion, Row, Settings
@@ -75,13 +76,17 @@ class Engine:
         prepared = time.perf_counter() - started
         streams = [self._text_stream(row) for row in rows]
         watch = Watch(streams, job.input_ids.shape[1], started)
-        output = self._generate(job, settings, watch)
-        if settings.num_beams > 1:
+        certainty = Certainty(job.input_ids.shape[1]) if settings.num_beams == 1 else None
+        output = self._generate(job, settings, watch, certainty)
+        if certainty is None:
             for stream, ids in zip(streams, output[:, job.input_ids.shape[1] :].tolist(), strict=True):
                 stream.push(ids)
         for stream in streams:
             stream.finish()
-        return self._completions(rows, job, streams, watch, started, prepared)
+        completions = self._completions(rows, job, streams, watch, started, prepared)
+        if certainty is not None:
+            _tell(completions, certainty, output, streams)
+        return completions
 
     def stream(self, row: Row, settings: Settings) -> Generator[str, None, Completion]:
         """Generate in a worker thread and hand its pieces, or its error, to the iterating thread.
@@ -98,10 +103,11 @@ class Engine:
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         stream = self._text_stream(row)
         watch = Watch([stream], job.input_ids.shape[1], started, lambda _, piece: pieces.put(piece))
+        certainty, outputs = Certainty(job.input_ids.shape[1]), list[Tensor]()
 
         def work() -> None:
             try:
-                self._generate(job, settings, watch)
+                outputs.append(self._generate(job, settings, watch, certainty))
                 pieces.put(None)
             except BaseException as error:
                 pieces.put(error)
@@ -119,7 +125,9 @@ class Engine:
         finally:
             watch.cancelled = True
             worker.join()
-        return self._completions([row], job, [stream], watch, started, prepared)[0]
+        completions = self._completions([row], job, [stream], watch, started, prepared)
+        _tell(completions, certainty, outputs[0], [stream])
+        return completions[0]
 
     def _text_stream(self, row: Row) -> TextStream:
         return TextStream(self.lm.tokenizer, row.prompt.stop, self._eos_ids())
@@ -190,7 +198,7 @@ class Engine:
             mask[row, longest - len(sequence) :] = 1
         return ids, mask
 
-    def _generate(self, job: Job, settings: Settings, watch: Watch) -> Tensor:
+    def _generate(self, job: Job, settings: Settings, watch: Watch, certainty: Certainty | None) -> Tensor:
         """`transformers`' own generate, greedy or by beams, over processed logits.
 
         Defaults of the LM's authors that look at the prompt's text (repetition penalties) are off, because the
@@ -216,14 +224,18 @@ class Engine:
             inputs["position_ids"] = job.positions
         if job.prefix is not None:
             inputs["past_key_values"] = job.prefix.to_cache(self.lm, settings.num_beams)
-        rows = job.input_ids.shape[0]
+        chosen = processors(
+            settings.temperature,
+            settings.top_p,
+            [settings.seed] * job.input_ids.shape[0],
+            self.lm.device,
+            [part for part in (certainty, job.contrast) if part is not None],
+        )
         with torch.no_grad():
             output: Tensor = self.lm.model.generate(
                 **inputs,
                 generation_config=config,
-                logits_processor=processors(
-                    settings.temperature, settings.top_p, [settings.seed] * rows, self.lm.device, job.contrast
-                ),
+                logits_processor=chosen,
                 stopping_criteria=StoppingCriteriaList([watch] if settings.num_beams == 1 else []),
             )
         return output
@@ -302,3 +314,12 @@ class Engine:
             ids += more
             used += 1
         return [*row.prompt.head_ids, *ids, *row.prompt.question_ids], used
+
+
+def _tell(
+    completions: Sequence[Completion], certainty: Certainty, output: Tensor, streams: Sequence[TextStream]
+) -> None:
+    """Say in each completion how sure the LM was of it."""
+    found = certainty.finish(output, [stream.n_steps for stream in streams])
+    for completion, signals in zip(completions, found, strict=True):
+        completion.signals = signals

@@ -21,6 +21,7 @@ class Completion:
         timings: seconds by stage: `prefix`, `first_token` (since the call), `total`.
         finish_reason: `"stop"` (end of sequence or a stop string) or `"length"`.
         memories: how many of the given memories were used, counted from the most relevant.
+        signals: how sure the LM was of its tokens, by name, see `Certainty.finish`; empty after a beam search.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Completion:
     timings: dict[str, float] = field(default_factory=dict)
     finish_reason: str = "stop"
     memories: int = 0
+    signals: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

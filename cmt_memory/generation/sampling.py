@@ -93,12 +93,10 @@ def processors(
     top_p: float,
     seeds: Sequence[int | None],
     device: torch.device,
-    contrast: MemoryContrast | None,
+    first: Sequence[LogitsProcessor],
 ) -> LogitsProcessorList:
-    """What stands between the LM's logits and the choice of the largest."""
-    chosen = LogitsProcessorList()
-    if contrast is not None:
-        chosen.append(contrast)
+    """What stands between the LM's logits and the choice of the largest, `first` in front of the rest."""
+    chosen = LogitsProcessorList(first)
     if temperature > 0:
         if temperature != 1:
             chosen.append(TemperatureLogitsWarper(temperature))

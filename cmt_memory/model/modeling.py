@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cmt_memory.confidence import Calibration, read_calibrations, write_calibrations
 from cmt_memory.errors import FingerprintMismatchError, InvalidInputError
 from cmt_memory.model.aggregator import Aggregator
 from cmt_memory.model.agreement import FitReport, next_token_agreement
@@ -66,6 +67,8 @@ class CMTModel:
         self._parts_digest: str | None = None
         self.explicit: set[str] = {"weights"} if compressor.trained else set()
         """What the caller gave (settings, trained weights), which an existing store must not replace by its own."""
+        self.calibrations: list[Calibration] = []
+        """What came with a saved model: how sure its answers are, at each of some ratios."""
         self._made_memories = False
 
     # -- making one --------------------------------------------------------------------------------------------
@@ -250,6 +253,7 @@ class CMTModel:
                 "%s was trained at ratios %s and is used at %d", folder, list(config.trained_ratios), config.ratio
             )
         loaded = made.with_state(config, load_tensors(folder / "cmt.safetensors"))
+        loaded.calibrations = read_calibrations(folder)
         loaded.explicit = (set() if own else loaded.explicit) | (set() if ratio is None else {"ratio"})
         return loaded
 
@@ -263,7 +267,9 @@ class CMTModel:
             update["encoder"] = config.encoder.model_copy(update=named)
             if update["encoder"] != encoder.settings:
                 encoder = None  # read in another way
-        return self._build(lm, config.model_copy(update=update), tensors, encoder)
+        made = self._build(lm, config.model_copy(update=update), tensors, encoder)
+        made.calibrations = self.calibrations
+        return made
 
     @property
     def _encoder(self) -> TextEncoder | None:
@@ -281,7 +287,7 @@ class CMTModel:
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, include_lm: bool = False, dtype: torch.dtype | None = None
     ) -> None:
-        """Write `config.json` and `cmt.safetensors`.
+        """Write `config.json` and `cmt.safetensors`, and `confidence.json` where there are calibrations.
 
         The LM, and the text encoder of a compressor that has one, are named, and copied only with `include_lm=True`.
 
@@ -324,6 +330,8 @@ class CMTModel:
         save_file(tensors, folder / "cmt.safetensors")
         text = json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
         (folder / "config.json").write_text(text + "\n", "utf-8")
+        if kept.calibrations:
+            write_calibrations(folder, kept.calibrations)
 
     # -- what it is --------------------------------------------------------------------------------------------
 

@@ -153,6 +153,26 @@ def _bundled(found: dict[str, Any]) -> Lines:
     return ("questions on facts, from the text", "questions", "exact match", "token F1"), lines
 
 
+def _confidence(found: dict[str, Any]) -> Lines:
+    [one] = found.values()
+    lines: list[tuple[str, ...]] = []
+    for ratio, made in one["results"]["facts"]["ratios"].items():
+        for arm, figures in made["arms"].items():
+            read, back = figures["read_text"], figures["recovered"]
+            right = results.between(*(f"{figures['em'][end]:.1%}" for end in ("value", "low", "high")))
+            lines.append((f"ratio {ratio}, {arm}", right, f"{read:.0%}", "–" if back is None else f"{back:.0%}"))
+        lines.append((f"ratio {ratio}, calibration error", f"{made['confidence']['ece']:.1%}", "", ""))
+        for name, figures in made["confidence"]["auroc"].items():
+            lines.append((f"ratio {ratio}, AUROC, {name}", _auroc(figures), "", ""))
+    for name, figures in one["results"].get("squad", {}).get("auroc", {}).items():
+        lines.append((f"SQuAD, AUROC, {name}", _auroc(figures), "", ""))
+    return ("held-out questions", "right, or figure", "text read for", "of the loss recovered"), lines
+
+
+def _auroc(figures: dict[str, float]) -> str:
+    return results.between(*(f"{figures[end]:.2f}" for end in ("value", "low", "high")))
+
+
 def _kills(found: dict[str, Any]) -> Lines:
     [one] = found.values()
     phases = ", ".join(f"{count} in {phase}" for phase, count in one["by_phase"].items())
@@ -191,6 +211,7 @@ def _step(found: dict[str, Any]) -> Lines:
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Lines]]] = {
     "cmt_tiny_lm": (("cmt_tiny_lm",), _bundled),
+    "confidence": (("confidence",), _confidence),
     "facts_memory": (("facts_memory",), _untrained),
     "ingest": (("ingest",), _ingest),
     "latency": (("latency_0.5b_fp32", "latency_0.5b_bf16"), _latency),

@@ -40,6 +40,25 @@ def test_the_answer_alone_is_on_stdout_streamed_or_not(cmt, store):
     assert "memory slots" in whole.stderr
 
 
+def test_a_doubted_answer_is_read_from_the_text(cmt, store):
+    text = cmt("ask", QUESTION, "--store", store, "--mode", "text").stdout
+    for stream in ((), ("--stream",)):
+        result = cmt("ask", QUESTION, "--store", store, "--fallback", "1", *stream)
+        assert result.stdout == text
+        assert "text after memory:" in result.stderr
+        assert "confidence 0." in result.stderr
+    answer = json.loads(cmt("ask", QUESTION, "--store", store, "--fallback", "1", "--json").stdout)
+    assert (answer["mode"], answer["usage"]["passes"]) == ("text", 2)
+    sure = json.loads(cmt("ask", QUESTION, "--store", store, "--fallback", "0", "--json").stdout)
+    assert (sure["mode"], sure["usage"]["passes"]) == ("memory", 1)
+    assert sure["confidence"] > 0
+
+
+@pytest.mark.parametrize("wrong", [("--fallback", "1.5"), ("--fallback", "0.5", "--mode", "text")])
+def test_a_fallback_that_means_nothing_is_wrong_use(cmt, store, wrong):
+    assert "fallback" in cmt("ask", QUESTION, "--store", store, *wrong, code=2).stderr
+
+
 def test_nothing_relevant_is_said(cmt, store):
     result = cmt("ask", QUESTION, "--store", store, "--min-score", "1.1")
     assert "on its own" in result.stderr

@@ -116,3 +116,40 @@ def test_the_command_changes_model_or_ratio_and_mends(cmt, lm, notes, tmp_path):
     assert "0 of 4 documents have new memories" in cmt("store", "recompress", "--store", path).stdout
     assert cmt("ask", "spare key", "--store", path, "--max-new-tokens", "2", "--json").exit_code == 0
     cmt("store", "verify", "--store", path)
+
+
+@pytest.fixture
+def questions(cmt, store, tmp_path):
+    """A file of questions, every other one with what the store says as its answer."""
+    path, lines = tmp_path / "questions.jsonl", []
+    for number in range(12):
+        question = f"Where is key {number}?"
+        said = json.loads(cmt("ask", question, "--store", store, "--max-new-tokens", "4", "--json").stdout)["text"]
+        answers = [] if number % 2 else [said]
+        lines.append(json.dumps({"documents": ["Passed over."], "question": question, "answers": answers}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_calibrate_keeps_what_answers_are_worth(cmt, store, questions):
+    args = ("--store", store, "--questions", questions, "--max-new-tokens", "4", "--budget", "0.5")
+    made = json.loads(cmt("store", "calibrate", *args, "--json").stdout)
+    assert made["memory"]["questions"] == 12
+    assert made["memory"]["true"] == made["answerable"]["true"] == 0.5
+    answer = json.loads(cmt("ask", "Where is key 1?", "--store", store, "--max-new-tokens", "4", "--json").stdout)
+    assert 0 < answer["answerable"] < 1
+    told = cmt("store", "calibrate", *args).stdout
+    assert "from memories: 50.0% of 12, AUROC" in told
+    assert "--fallback 0." in told
+
+
+def test_calibrate_refuses_what_it_cannot_learn_from(cmt, store, tmp_path):
+    path = tmp_path / "questions.jsonl"
+    for content, said in (
+        ('{"question": "Who?"}', "'answers'"),
+        ("{", "JSON"),
+        ('{"question": "Who?", "answers": []}', "0 of"),
+    ):
+        path.write_text(content)
+        assert said in cmt("store", "calibrate", "--store", store, "--questions", path, code=1).stderr
+    cmt("store", "calibrate", "--store", store, "--questions", tmp_path / "none.jsonl", code=2)
